@@ -1,0 +1,1 @@
+"""Sparsely Connected Autoencoders: train, prune and read suites of sparse dictionaries."""

@@ -1,0 +1,364 @@
+"""What a configuration may say: the type, the range and the meaning of every key, and the rules that cross groups.
+
+Values live in `conf/` and nowhere else; this file has none. It imports neither torch nor a model, so that a bad
+configuration is refused within a second of the command.
+"""
+
+import glob
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from scae.config_errors import ConfigError as ConfigError  # the name other modules raise is scae.config.ConfigError
+from scae.config_errors import cannot_run, explain
+
+
+def _distinct(items: list[Any]) -> list[Any]:
+    twice = sorted({str(item) for item in items if items.count(item) > 1})
+    if twice:
+        raise ValueError(f"every item once ({', '.join(twice)} is there more than once)")
+    return items
+
+
+Stage = Literal["model", "pretrain", "select", "finetune", "evaluate"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Layers = Literal["all"] | Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TinyModel(Section):
+    """A Llama-style transformer trained here, on the training split of the data."""
+
+    kind: Literal["tiny"]
+    d_model: Positive
+    n_layers: Positive
+    n_heads: Positive
+    d_mlp: Positive
+    vocab_size: Annotated[int, Field(ge=260)] = Field(description="byte-level BPE: 256 bytes, 3 specials, merges")
+    steps: Positive
+    batch_size: Positive
+    lr: Rate
+    dtype: Literal["float32", "bfloat16"]
+
+
+class LocalModel(Section):
+    """Any Hugging Face causal language model directory."""
+
+    kind: Literal["local"]
+    path: str = Field(examples=["models/pythia-70m"], description="a folder with config.json and tokenizer.json")
+    dtype: Literal["float32", "bfloat16"]
+
+
+class HubModel(Section):
+    """A model by its Hugging Face name."""
+
+    kind: Literal["hub"]
+    name: str = Field(examples=["EleutherAI/pythia-70m-deduped"])
+    revision: str | None
+    dtype: Literal["float32", "bfloat16"]
+
+
+class Windows(Section):
+    """How text becomes windows of tokens."""
+
+    context: Annotated[int, Field(ge=4)] = Field(description="tokens a window, the prepended BOS included")
+    packing: Literal["packed", "document"]
+    prepend_bos: Literal["auto"] | bool
+    heldout: Fraction = Field(description="share of the documents that only evaluation sees")
+    max_tokens: Positive | None = Field(description="stop after this many tokens; null: all")
+
+
+class StdlibData(Windows):
+    kind: Literal["stdlib"]
+
+
+class TextData(Windows):
+    kind: Literal["text"]
+    path: str | list[str] = Field(examples=["texts"], description="files, folders, globs of .txt, .jsonl, .parquet")
+    field: str = Field(description="the column of .jsonl and .parquet that holds the text")
+
+
+class HubData(Windows):
+    kind: Literal["hub"]
+    name: str = Field(examples=["NeelNanda/pile-10k"])
+    config: str | None
+    split: str
+    field: str
+
+
+class Sites(Section):
+    """Where the model gets a dictionary."""
+
+    layers: Layers
+    kinds: Annotated[list[Literal["attn", "mlp"]], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class AuxK(Section):
+    weight: Weight
+    k: Positive = Field(description="dead features that reconstruct the error of a token")
+    dead_after: Positive = Field(description="tokens without firing after which a feature counts as dead")
+
+
+class Sae(Section):
+    """One dictionary; all sites share these settings."""
+
+    activation: Literal["relu", "topk", "batchtopk"]
+    features: Positive | None = Field(description="absolute size; null: expansion x d_model")
+    expansion: Positive | None
+    k: Positive | None = Field(
+        description="features a token (topk), on average over a batch (batchtopk); null for relu"
+    )
+    l1: Weight = Field(description="weight of the L1 norm of the activations, a token")
+    threshold_rate: Fraction = Field(description="step of the running mean that learns BatchTopK's inference threshold")
+    auxk: AuxK
+
+    def size(self, d_model: int) -> int:
+        return self.features if self.features is not None else (self.expansion or 0) * d_model
+
+
+class Connectivity(Section):
+    method: Literal["contribution", "random", "all", "none", "file"]
+    C: Count = Field(description="connections a feature may read from")
+    scope: Literal["joint", "per_site"] = Field(description="C over all upstream sites together, or for each of them")
+    weighting: Literal["all", "firing", "activation"] = Field(description="tokens the mean contribution is taken over")
+    tokens: Positive = Field(description="training tokens that the contributions are measured on")
+    chunk_mb: Positive = Field(description="bound on the score matrix held at a time")
+    path: str | None = Field(description="method=file: a connections .safetensors")
+
+
+class Recon(Section):
+    weight: Weight
+    kind: Literal["fvu", "mse"]
+
+
+class BlockMse(Section):
+    weight: Weight
+    layers: Layers = Field(description="layers after which the residual streams are compared")
+
+
+class LogitKl(Section):
+    weight: Weight
+    temperature: Rate
+
+
+class CrossEntropy(Section):
+    weight: Weight
+
+
+class Loss(Section):
+    recon: Recon
+    block_mse: BlockMse
+    logit_kl: LogitKl
+    ce: CrossEntropy
+
+
+class Training(Section):
+    """One training stage of the suite."""
+
+    steps: Positive
+    batch_size: Positive = Field(description="windows an optimiser micro-step, over all devices")
+    lr: Rate
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(description="share of the steps with a rising rate")
+    decay: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="share of the steps, at the end, with a falling rate"
+    )
+    unit_norm: bool = Field(description="keep decoder rows at norm 1, projecting their gradients")
+
+
+class Pretrain(Training):
+    loss: Loss
+
+
+class Evaluation(Section):
+    tokens: Positive = Field(description="held-out tokens, at least one window")
+    batch_size: Positive
+    twins: bool = Field(description="also finetune random, none and plain twins: what a claim needs")
+
+
+class TrainerConfig(Section):
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    devices: Literal["auto"] | Positive
+    num_nodes: Positive
+    strategy: Literal["auto", "ddp", "ddp_fork", "ddp_spawn"]
+    precision: Literal["32-true", "bf16-mixed", "64-true"]
+    accumulate: Positive = Field(description="micro-steps an optimiser step")
+    clip: Rate | None = Field(description="largest gradient norm of each dictionary; null: no clipping")
+    checkpoint_minutes: Rate
+    progress: bool
+
+
+class Logger(Section):
+    kind: Literal["csv", "tensorboard", "wandb"]
+    every: Positive = Field(description="steps between two lines")
+    project: str | None
+    mode: Literal["offline", "online"] | None
+
+
+class Paths(Section):
+    artifacts: str
+    output: str
+
+
+class Config(Section):
+    model: Annotated[TinyModel | LocalModel | HubModel, Field(discriminator="kind")]
+    data: Annotated[StdlibData | TextData | HubData, Field(discriminator="kind")]
+    sites: Sites
+    sae: Sae
+    connectivity: Connectivity
+    pretrain: Pretrain
+    finetune: Training
+    loss: Loss
+    evaluation: Evaluation
+    trainer: TrainerConfig
+    logger: Logger
+    paths: Paths
+    stages: Annotated[list[Stage], Field(min_length=1), AfterValidator(_distinct)]
+    force: Annotated[list[Stage], AfterValidator(_distinct)] = Field(description="stages to compute again")
+    ckpt_path: str | None = Field(description="a checkpoint whose stage is resumed")
+    seed: Count
+    optimized_metric: str
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Check a resolved configuration and give it types; raises ConfigError naming key, value and what is allowed."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise cannot_run(explain(error, values, Config)) from None
+    problems = [
+        *_dictionary_problems(config),
+        *_model_problems(config),
+        *_training_problems(config),
+        *_choice_problems(config),
+        *_missing_files(config),
+    ]
+    if problems:
+        raise cannot_run(problems)
+    return config
+
+
+# The rules that no single key can check.
+
+
+def _dictionary_problems(config: Config) -> Iterator[str]:
+    sae, model = config.sae, config.model
+    if (sae.features is None) == (sae.expansion is None):
+        both = f"sae.features={_null(sae.features)} and sae.expansion={_null(sae.expansion)}"
+        yield f"{both}: set exactly one of them, the other to null"
+    if sae.activation == "relu" and sae.k is not None:
+        yield f"sae.k={sae.k}: sae.activation=relu keeps whatever is positive; allowed: null"
+    if sae.activation != "relu" and sae.k is None:
+        yield f"sae.k=null: sae.activation={sae.activation} needs a number of features a token, at least 1"
+    if sae.k is not None and sae.features is not None and sae.k > sae.features:
+        yield f"sae.k={sae.k}: more than sae.features={sae.features}; lower sae.k or raise sae.features"
+    if sae.k is not None and sae.features is None and isinstance(model, TinyModel) and sae.k > sae.size(model.d_model):
+        yield (
+            f"sae.k={sae.k}: more than the {sae.size(model.d_model)} features of sae.expansion={_null(sae.expansion)} "
+            f"x model.d_model={model.d_model}; lower sae.k or raise sae.expansion"
+        )
+
+
+def _model_problems(config: Config) -> Iterator[str]:
+    """Other models say what they are when they are loaded; the tiny one can be checked here."""
+    model = config.model
+    if not isinstance(model, TinyModel):
+        return
+    if model.d_model % model.n_heads or (model.d_model // model.n_heads) % 2:
+        yield (
+            f"model.n_heads={model.n_heads}: must divide model.d_model={model.d_model} into heads of an even size "
+            "(rotary positions turn pairs)"
+        )
+    for key, layers in _layer_lists(config):
+        if any(layer >= model.n_layers for layer in layers):
+            yield f"{key}={layers}: model.n_layers={model.n_layers}; allowed: 0 to {model.n_layers - 1}"
+
+
+def _training_problems(config: Config) -> Iterator[str]:
+    for key, loss in (("loss", config.loss), ("pretrain.loss", config.pretrain.loss)):
+        if not any(getattr(loss, term).weight for term in Loss.model_fields):
+            yield f"{key}: every weight is 0; give at least one of {', '.join(Loss.model_fields)} a weight > 0"
+    for key, training in (("pretrain", config.pretrain), ("finetune", config.finetune)):
+        if training.warmup + training.decay > 1:
+            yield f"{key}.warmup={training.warmup} and {key}.decay={training.decay}: together at most 1"
+        devices = config.trainer.devices
+        if devices != "auto" and training.batch_size % (devices * config.trainer.num_nodes):
+            yield (
+                f"{key}.batch_size={training.batch_size}: must be a multiple of the number of processes "
+                f"(trainer.devices={devices} x trainer.num_nodes={config.trainer.num_nodes})"
+            )
+
+
+def _choice_problems(config: Config) -> Iterator[str]:
+    """Settings that would be ignored, or lack their other half."""
+    data, connectivity = config.data, config.connectivity
+    if data.max_tokens is not None and data.max_tokens < data.context:
+        yield f"data.max_tokens={data.max_tokens}: less than one window of data.context={data.context}"
+    if (connectivity.method == "file") != (connectivity.path is not None):
+        yield (
+            f"connectivity.path={_null(connectivity.path)}: connectivity.method=file needs a connections .safetensors, "
+            f"the other methods null; found connectivity.method={connectivity.method}"
+        )
+    if config.logger.kind == "wandb" and (config.logger.project is None or config.logger.mode is None):
+        yield "logger.kind=wandb: needs logger.project and logger.mode; choose the group logger=wandb, which sets both"
+    for stage in config.force:
+        if stage not in config.stages:
+            yield f"force={config.force}: {stage} is not among stages={config.stages}"
+
+
+def _null(value: object) -> object:
+    return "null" if value is None else value
+
+
+def _layer_lists(config: Config) -> Iterator[tuple[str, list[int]]]:
+    for key, layers in (
+        ("sites.layers", config.sites.layers),
+        ("loss.block_mse.layers", config.loss.block_mse.layers),
+        ("pretrain.loss.block_mse.layers", config.pretrain.loss.block_mse.layers),
+    ):
+        if layers != "all":
+            yield key, layers
+
+
+def _missing_files(config: Config) -> Iterator[str]:
+    if isinstance(config.model, LocalModel):
+        folder = Path(config.model.path)
+        for name in ("config.json", "tokenizer.json"):
+            if not (folder / name).is_file():
+                yield f"model.path={config.model.path}: no {name} there; needed: a Hugging Face model directory"
+                break
+    if isinstance(config.data, TextData):
+        try:
+            text_files(config.data.path)
+        except ConfigError as error:
+            yield str(error)
+    for key, path in (("connectivity.path", config.connectivity.path), ("ckpt_path", config.ckpt_path)):
+        if path is not None and not Path(path).is_file():
+            yield f"{key}={path}: no such file"
+
+
+def text_files(path: str | list[str]) -> list[Path]:
+    """The text files that `data.path` names, in a fixed order; raises ConfigError where there is nothing to read."""
+    found: list[Path] = []
+    for pattern in [path] if isinstance(path, str) else path:
+        exact = Path(pattern).exists()
+        matches = [Path(pattern)] if exact else [Path(match) for match in glob.glob(pattern, recursive=True)]
+        if not matches:
+            raise ConfigError(f"data.path={pattern}: no such file, folder or glob")
+        for match in matches:
+            found += sorted(match.rglob("*")) if match.is_dir() else [match]
+    files = sorted({file for file in found if file.suffix in (".txt", ".jsonl", ".parquet") and file.is_file()})
+    if not files:
+        raise ConfigError(f"data.path={path}: no .txt, .jsonl or .parquet file there")
+    if not any(file.stat().st_size for file in files):
+        raise ConfigError(f"data.path={path}: an empty corpus, every one of its {len(files)} files has 0 bytes")
+    return files

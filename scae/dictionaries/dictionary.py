@@ -1,0 +1,119 @@
+"""One sparse dictionary: an autoencoder of a module's output, or a transcoder from a module's input to its output.
+
+pre  = W_enc (x - b_dec) + b_enc      an autoencoder: x and the reconstruction live in the same space
+pre  = W_enc x + b_enc                a transcoder: never subtract an output bias from an input
+f    = activation(pre)
+xhat = f W_dec + b_dec
+"""
+
+import torch
+from torch import nn
+
+from scae.config import Sae
+from scae.dictionaries.activation import Activation, BatchTopK, ReLU, TopK
+from scae.kernels import SparseCode, decode, encode_at
+from scae.typing import Bool, Float, Int, Tensor
+
+
+class Dictionary(nn.Module):
+    """Encoder, activation and decoder of one site.
+
+    W_enc: `[feature, d_model]` encoder rows; b_enc: `[feature]`; W_dec: `[feature, d_model]` decoder rows; b_dec:
+    `[d_model]`; tokens_since_fired: `[feature]`, counted over live tokens, a feature fires with a value > 0 only.
+    """
+
+    tokens_since_fired: Int[Tensor, " feature"]
+
+    def __init__(self, *, d_model: int, n_features: int, activation: Activation, transcoder: bool) -> None:
+        super().__init__()
+        rows = torch.nn.functional.normalize(torch.randn(n_features, d_model), dim=1)
+        self.W_enc = nn.Parameter(rows.clone())
+        self.b_enc = nn.Parameter(torch.zeros(n_features))
+        self.W_dec = nn.Parameter(rows)
+        self.b_dec = nn.Parameter(torch.zeros(d_model))
+        self.activation = activation
+        self.transcoder = transcoder
+        self.register_buffer("tokens_since_fired", torch.zeros(n_features, dtype=torch.int64))
+
+    @classmethod
+    def from_config(cls, sae: Sae, *, d_model: int, transcoder: bool) -> "Dictionary":
+        activation: Activation
+        if sae.activation == "relu":
+            activation = ReLU()
+        elif sae.activation == "topk":
+            activation = TopK(k=sae.k or 0)
+        else:
+            activation = BatchTopK(k=sae.k or 0, threshold_rate=sae.threshold_rate)
+        return cls(d_model=d_model, n_features=sae.size(d_model), activation=activation, transcoder=transcoder)
+
+    @property
+    def n_features(self) -> int:
+        return self.W_enc.shape[0]
+
+    def shift(self, x: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
+        """What the encoder rows are multiplied with."""
+        return x if self.transcoder else x - self.b_dec
+
+    @torch.no_grad()
+    def preactivations(self, shifted: Float[Tensor, "token d_model"]) -> Float[Tensor, "token feature"]:
+        """All of them, without gradient: those of the few that are kept come from `differentiable`."""
+        return torch.addmm(self.b_enc, shifted, self.W_enc.T)
+
+    def encode(self, x: Float[Tensor, "token d_model"], live: Bool[Tensor, " token"]) -> SparseCode:
+        """The code of the live tokens of `x`."""
+        shifted = self.shift(x)
+        return self.differentiable(self.activation(self.preactivations(shifted), live), shifted)
+
+    def differentiable(
+        self,
+        code: SparseCode,
+        shifted: Float[Tensor, "token d_model"],
+        connected: Float[Tensor, "token feature"] | None = None,
+    ) -> SparseCode:
+        """The same code, its values functions of `shifted`, `W_enc`, `b_enc`, and of what arrived along connections."""
+        return code.with_values(encode_at(code, shifted, self.W_enc, self.b_enc, connected))
+
+    def decode(self, code: SparseCode) -> Float[Tensor, "token d_model"]:
+        return decode(code, self.W_dec) + self.b_dec
+
+    def revive(self, dead: SparseCode) -> Float[Tensor, "token d_model"]:
+        """What dead features make of the error: no bias, the error has none to explain."""
+        return decode(dead, self.W_dec)
+
+    @torch.no_grad()
+    def dead_code(
+        self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"], *, k: int, dead_after: int
+    ) -> SparseCode | None:
+        """The k largest pre-activations among dead features, whatever their sign; None while no feature is dead.
+
+        AuxK (Gao et al. 2024, appendix A.2). A dead feature's pre-activations are mostly negative, so asking for
+        positive ones would leave most of the dead without a gradient.
+        """
+        dead = (self.tokens_since_fired >= dead_after).nonzero()[:, 0]
+        if not len(dead):
+            return None
+        values, at = pre[:, dead].topk(min(k, len(dead)), dim=1, sorted=False)
+        return SparseCode.from_rows(live[:, None].expand_as(values), dead[at], values, self.n_features)
+
+    @torch.no_grad()
+    def count_firing(self, code: SparseCode, n_live: int) -> None:
+        """Advance the clock of dead features by the `n_live` tokens of this code."""
+        self.tokens_since_fired += n_live
+        self.tokens_since_fired[code.fired()] = 0
+
+    @torch.no_grad()
+    def initialise(self, mean: Float[Tensor, " d_model"]) -> None:
+        """Start `b_dec` at the mean of what is reconstructed."""
+        self.b_dec.copy_(mean)
+
+    @torch.no_grad()
+    def project_decoder_gradient(self) -> None:
+        """Remove from the decoder's gradient what would change the norm of its rows."""
+        if self.W_dec.grad is not None:
+            rows = torch.nn.functional.normalize(self.W_dec, dim=1)
+            self.W_dec.grad -= (self.W_dec.grad * rows).sum(1, keepdim=True) * rows
+
+    @torch.no_grad()
+    def normalise_decoder(self) -> None:
+        """Scale every decoder row to norm 1."""
+        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)

@@ -1,0 +1,7 @@
+"""Sparse operations: a contract each, a plain-torch reference, and the fast backends."""
+
+from scae.kernels.code import SparseCode
+from scae.kernels.edges import Edges
+from scae.kernels.ops import decode, edge_weights, encode_at, spread, use
+
+__all__ = ["Edges", "SparseCode", "decode", "edge_weights", "encode_at", "spread", "use"]

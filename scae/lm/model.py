@@ -1,0 +1,117 @@
+"""The frozen language model: the only place that runs TransformerLens."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+
+from scae.lm.paths import LinearPaths
+from scae.lm.trace import Trace
+from scae.sites import Site
+from scae.typing import Int, Live, Stream, Tensor
+
+Replace = Callable[[Site, Stream, Stream], Stream]
+"""(site, what the module read, what it wrote) -> what is written instead."""
+
+
+class LanguageModel:
+    """A folded `TransformerBridge` and its tokenizer. A plain object: never saved, optimised or synchronised with a suite.
+
+    paths: the frozen linear paths, in the precision that the suite computes in; bos: whether windows begin with a BOS.
+    """
+
+    def __init__(self, bridge: Any, tokenizer: Any, paths: LinearPaths, *, bos: bool) -> None:
+        self.bridge = bridge
+        self.tokenizer = tokenizer
+        self.paths = paths
+        self.bos = bos
+        bridge.requires_grad_(False)
+        bridge.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.paths.W_U.device
+
+    def to(self, device: torch.device) -> Self:
+        if device != self.device:
+            self.bridge.to(device)
+            self.paths = self.paths.to(device)
+        return self
+
+    def encode(self, text: str) -> tuple[Int[Tensor, "1 pos"], Live]:
+        """The tokens of a text as one window, and which of them are text."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise ValueError(f"no tokens in the text {text!r}")
+        tokens = torch.tensor([[self.tokenizer.bos_token_id] * self.bos + ids], device=self.device)
+        live = torch.ones_like(tokens, dtype=torch.bool)
+        live[:, : int(self.bos)] = False
+        return tokens, live
+
+    @torch.no_grad()
+    def trace(self, text: str | Int[Tensor, "batch pos"], live: Live | None = None, *, patterns: bool = True) -> Trace:
+        """Run the model once on a text, or on windows of tokens whose text positions are `live`.
+
+        patterns: keep the attention patterns, which the dense and the pruned pass need.
+        """
+        if isinstance(text, str):
+            tokens, live = self.encode(text)
+        else:
+            tokens = text
+            live = torch.ones_like(tokens, dtype=torch.bool) if live is None else live
+        kept: dict[str, Tensor] = {}
+        names = {"blocks.0.hook_resid_pre"}
+        for site in self.paths.modules:
+            names |= {site.hook_out, site.hook_scale} | ({site.hook_pattern} if patterns else set())
+        self._run(tokens, [(name, _keep(kept, name)) for name in sorted(names)])
+        dtype = self.paths.W_U.dtype
+        kept = {name: value.to(dtype) for name, value in kept.items()}
+        return Trace(
+            tokens=tokens,
+            live=live,
+            embed=kept["blocks.0.hook_resid_pre"],
+            outputs={site: kept[site.hook_out] for site in self.paths.modules},
+            scales={site: kept[site.hook_scale] for site in self.paths.modules},
+            patterns={layer: kept[Site(layer, "attn").hook_pattern] for layer in range(self.paths.n_layers)}
+            if patterns
+            else None,
+        )
+
+    def splice(self, tokens: Int[Tensor, "batch pos"], replace: Replace) -> dict[Site, Stream]:
+        """Run the model with every module's output passed through `replace`; attention and normalisations stay live.
+
+        Returns what each module wrote in the end; gradients flow through the model into `replace`.
+        """
+        read: dict[Site, Tensor] = {}
+        wrote: dict[Site, Tensor] = {}
+        dtype = self.paths.W_U.dtype
+
+        def keep_input(site: Site) -> Callable[..., None]:
+            return lambda value, hook: read.__setitem__(site, value.to(dtype))
+
+        def rewrite(site: Site) -> Callable[..., Tensor]:
+            def hook_fn(value: Tensor, hook: Any) -> Tensor:
+                out = value.to(dtype)
+                wrote[site] = replace(site, out if site.kind == "attn" else read[site], out)
+                return wrote[site].to(value.dtype)
+
+            return hook_fn
+
+        hooks: list[tuple[str, Callable]] = []
+        for site in self.paths.modules:
+            if site.kind == "mlp":
+                hooks.append((f"blocks.{site.layer}.ln2.hook_normalized", keep_input(site)))
+            hooks.append((site.hook_out, rewrite(site)))
+        self._run(tokens, hooks)
+        return wrote
+
+    def _run(self, tokens: Int[Tensor, "batch pos"], hooks: list[tuple[str, Callable]]) -> None:
+        """One run up to the final residual stream; logits are made from it by `LinearPaths.logits` where needed."""
+        self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, stop_at_layer=self.paths.n_layers)
+
+
+def _keep(kept: dict[str, Tensor], name: str) -> Callable[..., None]:
+    def hook_fn(value: Tensor, hook: Any) -> None:
+        kept[name] = value.detach()
+
+    return hook_fn

@@ -1,0 +1,109 @@
+"""The frozen linear paths of the model: how a residual stream reaches a dictionary and the logits.
+
+With its own scales s and attention patterns A held fixed, every module's reading of the stream is linear:
+
+    an MLP reads                 x(t) = P r(t) / s(t)
+    an attention output is       x(q) = sum_h sum_k A_h(q,k) (P r(k) / s(k)) W_V_h W_O_h + b_O
+
+P subtracts the mean over d_model where the normalisation does (LayerNorm), and is the identity where it does not
+(RMSNorm). The virtual weight between a decoder row D_j and an encoder row E_i is what D_j moved along this path gives:
+
+    MLP                          E_i . P D_j
+    attention, head h            (W_O_h E_i) . (P D_j W_V_h), a product in d_head
+
+The weights are those of the folded model: normalisation weights and value biases live in W_V, W_O, W_U and b_O.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+
+from scae.lm.trace import Trace
+from scae.sites import Site
+from scae.typing import Float, Stream, Tensor
+
+
+@dataclass(frozen=True)
+class LinearPaths:
+    """The weights along the paths. W_V: `[layer, kv_head, d_model, d_head]`; W_O: `[layer, head, d_head, d_model]`;
+    b_O: `[layer, d_model]`; W_U: `[d_model, vocab]`; b_U: `[vocab]`; centred: P subtracts the mean; eps: of the final
+    normalisation; parallel: attention and MLP of a layer read the same stream."""
+
+    W_V: Float[Tensor, "layer kv_head d_model d_head"]
+    W_O: Float[Tensor, "layer head d_head d_model"]
+    b_O: Float[Tensor, "layer d_model"]
+    W_U: Float[Tensor, "d_model vocab"]
+    b_U: Float[Tensor, " vocab"]
+    centred: bool
+    eps: float
+    parallel: bool
+
+    @property
+    def n_layers(self) -> int:
+        return self.W_V.shape[0]
+
+    @property
+    def d_model(self) -> int:
+        return self.W_V.shape[2]
+
+    @property
+    def modules(self) -> tuple[Site, ...]:
+        """Every module that writes to the stream, in order."""
+        return tuple(Site(layer, kind) for layer in range(self.n_layers) for kind in ("attn", "mlp"))
+
+    def to(self, target: torch.device | torch.dtype) -> Self:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value.to(target) for name, value in tensors.items() if isinstance(value, Tensor)})
+
+    def centre(self, rows: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """P: subtract the mean over d_model where the normalisation does."""
+        return rows - rows.mean(-1, keepdim=True) if self.centred else rows
+
+    def read(self, site: Site, stream: Stream, trace: Trace) -> Stream:
+        """What the dictionary of `site` reads when the residual stream is `stream`."""
+        x = self.centre(stream) / trace.scales[site]
+        if site.kind == "mlp":
+            return x
+        values = torch.einsum("btd,hdr->bhtr", x, self.W_V[site.layer])
+        moved = _pattern(trace, site) @ self._per_head(values, axis=1)
+        return torch.einsum("bhtr,hrd->btd", moved, self.W_O[site.layer]) + self.b_O[site.layer]
+
+    def readers(self, site: Site, encoder: Float[Tensor, "down d_model"]) -> Float[Tensor, "down head r"]:
+        """The encoder rows of `site` at the downstream end of a virtual weight; one head of width d_model at an MLP."""
+        if site.kind == "mlp":
+            return encoder[:, None]
+        return torch.einsum("fd,hrd->fhr", encoder, self.W_O[site.layer])
+
+    def writers(self, site: Site, decoder: Float[Tensor, "up d_model"]) -> Float[Tensor, "up head r"]:
+        """Upstream decoder rows as `site` meets them at the upstream end of a virtual weight."""
+        rows = self.centre(decoder)
+        if site.kind == "mlp":
+            return rows[:, None]
+        return self._per_head(torch.einsum("fd,hdr->fhr", rows, self.W_V[site.layer]), axis=1)
+
+    def collect(
+        self, site: Site, contributions: Float[Tensor, "token head down"], trace: Trace
+    ) -> Float[Tensor, "token down"]:
+        """Contributions made at each position, by head, moved to where the features of `site` receive them."""
+        batch, pos = trace.live.shape
+        if site.kind == "mlp":
+            return contributions[:, 0] / trace.scales[site].reshape(-1, 1)
+        pattern = _pattern(trace, site) / trace.scales[site].reshape(batch, 1, 1, pos)
+        by_query = pattern.permute(0, 2, 3, 1).reshape(batch, pos, -1)  # one product over (key, head)
+        return (by_query @ contributions.reshape(batch, -1, contributions.shape[-1])).reshape(batch * pos, -1)
+
+    def logits(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
+        """Next-token logits of a final residual stream; the final normalisation is live."""
+        x = self.centre(residual)
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) @ self.W_U + self.b_U
+
+    def _per_head(self, values: Tensor, *, axis: int) -> Tensor:
+        """Share each key-value head between the heads that read it (grouped-query attention)."""
+        return values.repeat_interleave(self.W_O.shape[1] // self.W_V.shape[1], dim=axis)
+
+
+def _pattern(trace: Trace, site: Site) -> Float[Tensor, "batch head query key"]:
+    if trace.patterns is None:
+        raise ValueError(f"the trace holds no attention patterns, which {site} needs: trace(..., patterns=True)")
+    return trace.patterns[site.layer]

@@ -1,0 +1,36 @@
+"""What one run of the language model leaves behind for the passes over the suite."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from scae.sites import Site
+from scae.typing import Float, Int, Live, Stream, Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The clean run of the model on a batch of windows; nothing in it carries a gradient.
+
+    tokens: `[batch, pos]`; live: `[batch, pos]` text positions; embed: `[batch, pos, d_model]` the stream before the
+    first layer; outputs: what every module writes to the stream, `[batch, pos, d_model]`; scales: the number by which
+    each module's input is divided, `[batch, pos, 1]`; patterns: by layer, `[batch, head, query, key]`, None where the
+    pass to come does not move anything between positions.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    live: Live
+    embed: Stream
+    outputs: dict[Site, Stream]
+    scales: dict[Site, Float[Tensor, "batch pos 1"]]
+    patterns: dict[int, Float[Tensor, "batch head query key"]] | None
+
+    @property
+    def n_live(self) -> int:
+        return int(self.live.sum())
+
+    def stream(self, modules: Iterable[Site]) -> Stream:
+        """The embedding plus what these modules write."""
+        stream = self.embed
+        for site in modules:
+            stream = stream + self.outputs[site]
+        return stream

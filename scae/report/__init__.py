@@ -1,0 +1,23 @@
+"""Pages, tables and plots of finished runs and sweeps, made from their files alone (JSON in, Markdown and PNG out).
+
+Nothing here loads a model or imports torch, so a report is rebuilt anywhere in a second: `python -m scae.report DIR`.
+"""
+
+from scae.report.arms import ARMS, Arm
+from scae.report.files import ReportError, is_run, is_sweep
+from scae.report.run import arms_table, write_run
+from scae.report.sweep import sweep_table, write_sweep
+from scae.report.terminal import terminal
+
+__all__ = [
+    "ARMS",
+    "Arm",
+    "ReportError",
+    "arms_table",
+    "is_run",
+    "is_sweep",
+    "sweep_table",
+    "terminal",
+    "write_run",
+    "write_sweep",
+]

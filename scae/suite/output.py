@@ -1,0 +1,36 @@
+"""What a pass over the suite returns."""
+
+from dataclasses import dataclass, field
+
+from scae.kernels import SparseCode
+from scae.sites import Site
+from scae.typing import Live, Stream
+
+
+@dataclass(frozen=True)
+class SuiteOutput:
+    """One pass over a batch.
+
+    embed: `[batch, pos, d_model]` the stream before the first layer; live: `[batch, pos]`; codes: by site, the
+    activations of its features; outputs: what every module leaves on the stream, `[batch, pos, d_model]`: the
+    reconstruction of its dictionary at live positions, the model's own output elsewhere and where there is no
+    dictionary; revived: by site, what its dead features make of the error, `[batch, pos, d_model]` (AuxK, in training).
+    """
+
+    embed: Stream
+    live: Live
+    codes: dict[Site, SparseCode]
+    outputs: dict[Site, Stream]
+    revived: dict[Site, Stream] = field(default_factory=dict)
+
+    @property
+    def reconstructions(self) -> dict[Site, Stream]:
+        return {site: self.outputs[site] for site in self.codes}
+
+    def residual(self, layer: int | None = None) -> Stream:
+        """The residual stream after `layer`; without one, after the last."""
+        stream = self.embed
+        for site in sorted(self.outputs):
+            if layer is None or site.layer <= layer:
+                stream = stream + self.outputs[site]
+        return stream

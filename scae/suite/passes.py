@@ -1,0 +1,152 @@
+"""The passes over a suite. Each differs from the next in what a dictionary reads, and in nothing else.
+
+    plain     the model's own activations
+    spliced   the live model's activations, with every reconstruction put back into it
+    dense     the stream of all reconstructions upstream, scales and attention patterns frozen
+    pruned    the constant part of that stream, plus what arrives along the connections
+
+The pruned pass, for a feature i of an MLP site (scale s, activations f of connected features j):
+
+    pre_i(t) = E_i . P base(t) / s(t) + b_i + sum_j (E_i . P D_j) f_j(t) / s(t)
+
+and at an attention site the same, moved through the frozen patterns (see `scae.lm.paths`). base is the embedding plus
+the decoder biases upstream; at positions that are not live, and for modules without a dictionary, it holds the model's
+own outputs instead. With all connections the pruned pass equals the dense one, which is then the cheaper way to run it.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from scae.dictionaries import Dictionary
+from scae.kernels import SparseCode, spread
+from scae.lm import Trace
+from scae.sites import Site, levels
+from scae.suite.output import SuiteOutput
+from scae.suite.suite import Suite
+from scae.typing import Float, Stream, Tensor
+
+Observe = Callable[[Site, Float[Tensor, "token feature"], Float[Tensor, "token feature"]], None]
+"""(site, pre-activations from the base alone, all of them): what a statistic may look at."""
+
+
+def plain(suite: Suite, trace: Trace) -> SuiteOutput:
+    """Every dictionary reads what its module saw in the clean run."""
+    collector = _Collector(suite, trace)
+    stream = trace.embed
+    for level in levels(trace.outputs, parallel=suite.layout.parallel):
+        for site in level:
+            if site in suite:
+                x = trace.outputs[site] if site.kind == "attn" else suite.lm.paths.read(site, stream, trace)
+                collector.replace(site, suite[site].shift(_tokens(x)))
+        for site in level:
+            stream = stream + trace.outputs[site]
+    return collector.output()
+
+
+def spliced(suite: Suite, trace: Trace) -> SuiteOutput:
+    """The model runs again with every reconstruction in place; its attention and normalisations react."""
+    collector = _Collector(suite, trace)
+
+    def replace(site: Site, read: Stream, wrote: Stream) -> Stream:
+        if site not in suite:
+            return wrote
+        return collector.replace(site, suite[site].shift(_tokens(read)))
+
+    collector.outputs |= suite.lm.splice(trace.tokens, replace)
+    return collector.output()
+
+
+def dense(suite: Suite, trace: Trace) -> SuiteOutput:
+    """Every dictionary reads the sum of all reconstructions upstream."""
+    collector = _Collector(suite, trace)
+    stream = trace.embed
+    for level in levels(trace.outputs, parallel=suite.layout.parallel):
+        for site in level:
+            if site in suite:
+                collector.replace(site, suite[site].shift(_tokens(suite.lm.paths.read(site, stream, trace))))
+        for site in level:
+            stream = stream + collector.outputs[site]
+    return collector.output()
+
+
+def pruned(suite: Suite, trace: Trace, observe: Observe | None = None) -> SuiteOutput:
+    """Every feature reads the base and its connections."""
+    if suite.connections.edge_list.is_complete:
+        return dense(suite, trace)
+    collector = _Collector(suite, trace)
+    base = trace.embed
+    codes: list[SparseCode] = []  # of the levels before
+    for level in levels(trace.outputs, parallel=suite.layout.parallel):
+        for site in level:
+            if site in suite:
+                shifted = suite[site].shift(_tokens(suite.lm.paths.read(site, base, trace)))
+                connected = _connected(suite, site, codes, trace)
+                if observe is not None:
+                    alone = suite[site].preactivations(shifted)
+                    observe(site, alone, alone if connected is None else alone + connected)
+                collector.replace(site, shifted, connected)
+        for site in level:
+            base = base + _constant_part(suite, site, trace)
+            codes += [collector.codes[site]] if site in suite else []
+    return collector.output()
+
+
+def _connected(suite: Suite, site: Site, codes: list[SparseCode], trace: Trace) -> Float[Tensor, "token down"] | None:
+    """What arrives at each feature of `site` along its connections; None where there are none."""
+    edges = suite.connections.edges(site)
+    if not len(edges):
+        return None
+    contributions = spread(codes, edges, suite.connections.weights(site))
+    return suite.lm.paths.collect(site, contributions, trace)
+
+
+def _constant_part(suite: Suite, site: Site, trace: Trace) -> Stream:
+    """What a module leaves on the stream whatever its features do."""
+    if site not in suite:
+        return trace.outputs[site]
+    return torch.where(trace.live[..., None], suite[site].b_dec, trace.outputs[site])
+
+
+def _tokens(stream: Stream) -> Float[Tensor, "token d_model"]:
+    return stream.flatten(0, 1)
+
+
+class _Collector:
+    """Runs the dictionaries of one pass and keeps what they give."""
+
+    def __init__(self, suite: Suite, trace: Trace) -> None:
+        self.suite, self.trace = suite, trace
+        self.live = trace.live.flatten()
+        self.codes: dict[Site, SparseCode] = {}
+        self.revived: dict[Site, Stream] = {}
+        self.outputs = {site: out for site, out in trace.outputs.items() if site not in suite}
+
+    def replace(
+        self,
+        site: Site,
+        shifted: Float[Tensor, "token d_model"],
+        connected: Float[Tensor, "token feature"] | None = None,
+    ) -> Stream:
+        """Encode and decode: the reconstruction at live positions, the model's own output elsewhere."""
+        dictionary: Dictionary = self.suite[site]
+        pre = dictionary.preactivations(shifted)
+        if connected is not None:
+            pre = pre + connected.detach()
+        code = dictionary.differentiable(dictionary.activation(pre, self.live), shifted, connected)
+        self.codes[site] = code
+        self.outputs[site] = self._place(site, dictionary.decode(code))
+        if self.suite.training and (auxk := self.suite.auxk) is not None:
+            dead = dictionary.dead_code(pre, self.live, k=auxk.k, dead_after=auxk.dead_after)
+            if dead is not None:
+                self.revived[site] = self._shape(dictionary.revive(dictionary.differentiable(dead, shifted, connected)))
+        return self.outputs[site]
+
+    def output(self) -> SuiteOutput:
+        return SuiteOutput(self.trace.embed, self.trace.live, self.codes, self.outputs, self.revived)
+
+    def _place(self, site: Site, reconstruction: Float[Tensor, "token d_model"]) -> Stream:
+        return torch.where(self.trace.live[..., None], self._shape(reconstruction), self.trace.outputs[site])
+
+    def _shape(self, tokens: Float[Tensor, "token d_model"]) -> Stream:
+        return tokens.view(*self.trace.live.shape, -1)

@@ -1,0 +1,64 @@
+"""The connections of a suite together with the dictionaries that give them weights."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from scae.connections import Connections
+from scae.kernels import Edges, edge_weights
+from scae.sites import Site
+from scae.typing import Float, Tensor
+
+if TYPE_CHECKING:
+    from scae.suite.suite import Suite
+
+
+class Input(NamedTuple):
+    """One connection as a reader meets it: the upstream feature and its virtual weight, heads summed."""
+
+    site: Site
+    feature: int
+    weight: float
+
+
+class Wiring:
+    """Connections in the order in which the kernels walk them, and their virtual weights."""
+
+    def __init__(self, suite: "Suite", connections: Connections) -> None:
+        if connections.layout != suite.layout:
+            raise ValueError(f"connections of {connections.layout} cannot join a suite of {suite.layout}")
+        self._suite = suite
+        self._edges: dict[Site, Edges] = {}
+        self.edge_list = connections
+
+    def edges(self, site: Site) -> Edges:
+        """The connections into `site`, on the device of its dictionary."""
+        device = self._suite[site].W_enc.device
+        if site not in self._edges or self._edges[site].ptr.device != device:
+            inputs = self.edge_list[site]
+            n_up = self._suite.layout.n_upstream(site)
+            self._edges[site] = Edges.from_csr(inputs.crow.to(device), inputs.up.to(device), n_up)
+        return self._edges[site]
+
+    def weights(self, site: Site) -> Float[Tensor, "edge head"]:
+        """The virtual weight of each edge into `site`, by head; differentiable in encoder and decoder rows."""
+        suite, paths = self._suite, self._suite.lm.paths
+        decoders = torch.cat([suite[up].W_dec for up in suite.layout.upstream(site)])
+        return edge_weights(self.edges(site), paths.readers(site, suite[site].W_enc), paths.writers(site, decoders))
+
+    @torch.no_grad()
+    def inputs(self, site: Site | str, feature: int) -> list[Input]:
+        """The connections into one feature, strongest first by the size of the virtual weight."""
+        site = Site.parse(site) if isinstance(site, str) else site
+        suite, paths, layout = self._suite, self._suite.lm.paths, self._suite.layout
+        if not 0 <= feature < layout.size(site):
+            raise IndexError(f"feature {feature} of {site}, which has features 0..{layout.size(site) - 1}")
+        incoming = self.edge_list[site]
+        ups = incoming.up[int(incoming.crow[feature]) : int(incoming.crow[feature + 1])].tolist()
+        found = []
+        for up in ups:
+            up_site, up_feature = layout.locate(up)
+            reader = paths.readers(site, suite[site].W_enc[feature : feature + 1])
+            writer = paths.writers(site, suite[up_site].W_dec[up_feature : up_feature + 1])
+            found.append(Input(up_site, up_feature, float((reader * writer).sum())))
+        return sorted(found, key=lambda one: -abs(one.weight))
