@@ -96,10 +96,10 @@ class Dictionary(nn.Module):
         return SparseCode.from_rows(live[:, None].expand_as(values), dead[at], values, self.n_features)
 
     @torch.no_grad()
-    def count_firing(self, code: SparseCode, n_live: int) -> None:
-        """Advance the clock of dead features by the `n_live` tokens of this code."""
+    def count_firing(self, fired: Bool[Tensor, " feature"], n_live: int) -> None:
+        """Advance the clocks of silent features by the `n_live` tokens on which these features `fired`."""
         self.tokens_since_fired += n_live
-        self.tokens_since_fired[code.fired()] = 0
+        self.tokens_since_fired[fired] = 0
 
     @torch.no_grad()
     def initialise(self, mean: Float[Tensor, " d_model"]) -> None:

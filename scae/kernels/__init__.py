@@ -2,6 +2,6 @@
 
 from scae.kernels.code import SparseCode
 from scae.kernels.edges import Edges
-from scae.kernels.ops import decode, edge_weights, encode_at, spread, use
+from scae.kernels.ops import decode, edge_weights, encode_at, spread, tally, use
 
-__all__ = ["Edges", "SparseCode", "decode", "edge_weights", "encode_at", "spread", "use"]
+__all__ = ["Edges", "SparseCode", "decode", "edge_weights", "encode_at", "spread", "tally", "use"]

@@ -55,6 +55,13 @@ class SparseCode:
         out = self.value.new_zeros(self.n_tokens, self.n_features)
         return out.index_put((self.row, self.col), self.value)
 
+    def columns(self, features: slice) -> "SparseCode":
+        """The code of a run of features, numbered from its start."""
+        inside = (self.col >= features.start) & (self.col < features.stop)
+        counts = torch.bincount(self.row[inside], minlength=self.n_tokens)
+        col = self.col[inside] - features.start
+        return SparseCode(_pointers(counts), col, self.value[inside], features.stop - features.start)
+
     def fired(self) -> Bool[Tensor, " feature"]:
         """Which features have an activation > 0 somewhere."""
         out = torch.zeros(self.n_features, dtype=torch.bool, device=self.col.device)

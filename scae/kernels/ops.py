@@ -70,6 +70,11 @@ def spread(
     return _Spread.apply(torch.cat([code.value for code in codes]), weight, stored, edges)
 
 
+def tally(code: SparseCode, table: Float[Tensor, "token r"]) -> Float[Tensor, "feature r"]:
+    """`code.dense().T @ table`; for statistics, so it carries no gradient."""
+    return _bag_transposed(code, code.value.detach(), table.detach())
+
+
 def _bag(code: SparseCode, value: Tensor, table: Tensor) -> Tensor:
     """`code.dense() @ table`."""
     return backend_for(table).bag(code.crow, code.col, value[:, None], table[:, None])[:, 0]

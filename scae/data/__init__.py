@@ -1,0 +1,42 @@
+"""Text to tokens to batches: corpora, tokenizer, windows and the data module.
+
+The names are loaded on first use, so that `scae.data.corpus` can be read without importing torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "documents": "corpus",
+    "corpus_fingerprint": "corpus",
+    "is_heldout": "corpus",
+    "train_tokenizer": "tokenizer",
+    "tokenizer_fingerprint": "tokenizer",
+    "Batch": "windows",
+    "TokenWindows": "windows",
+    "build_windows": "packing",
+    "train_and_heldout": "cache",
+    "WindowModule": "module",
+    "heldout_batches": "module",
+}
+
+__all__ = [
+    "Batch",
+    "TokenWindows",
+    "WindowModule",
+    "build_windows",
+    "corpus_fingerprint",
+    "documents",
+    "heldout_batches",
+    "is_heldout",
+    "tokenizer_fingerprint",
+    "train_and_heldout",
+    "train_tokenizer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(f"{__name__}.{_HOMES[name]}")
+    return getattr(home, "fingerprint" if name.endswith("_fingerprint") else name)

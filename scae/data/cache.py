@@ -1,0 +1,101 @@
+"""The corpus tokenised once: split by document, in `tokens-<hash>/` with a note of what it was made from.
+
+The hash covers the data section, the documents and the tokenizer, so a changed one of them makes another folder.
+"""
+
+import hashlib
+import json
+import logging
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from transformers import PreTrainedTokenizerBase
+
+from scae.config import ConfigError
+from scae.data import corpus
+from scae.data.packing import WindowBuilder
+from scae.data.tokenizer import fingerprint
+from scae.data.windows import TokenWindows
+
+log = logging.getLogger(__name__)
+
+
+def train_and_heldout(
+    data: corpus.Data, tokenizer: PreTrainedTokenizerBase, cache: Path
+) -> tuple[TokenWindows, TokenWindows]:
+    """The windows to train on and those that only evaluation sees, from `cache` where they are there already.
+
+    No document is on both sides. `data.max_tokens` is shared: training has 1 - `data.heldout` of it. One process
+    tokenises, others that ask for the same wait for it.
+
+    Raises ConfigError where a side has no document or no window.
+    """
+    made_from = {
+        "data": data.model_dump(mode="json"),
+        "corpus": corpus.fingerprint(data),
+        "tokenizer": fingerprint(tokenizer),
+        "format": 1,
+    }
+    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache / f"tokens-{key}"
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with _lock(cache / f"tokens-{key}.lock"):
+            if not folder.exists():
+                _make(data, tokenizer, folder, made_from)
+    return TokenWindows.load(folder / "train.safetensors"), TokenWindows.load(folder / "heldout.safetensors")
+
+
+def _make(data: corpus.Data, tokenizer: PreTrainedTokenizerBase, folder: Path, made_from: dict[str, Any]) -> None:
+    log.info("tokenising data.kind=%s for %s", data.kind, folder)
+    bounds: tuple[int | None, int | None] = (None, None)
+    if data.max_tokens is not None:
+        training = round(data.max_tokens * (1 - data.heldout))
+        bounds = (training, data.max_tokens - training)
+    train, heldout = (
+        WindowBuilder(
+            tokenizer, context=data.context, packing=data.packing, prepend_bos=data.prepend_bos, max_tokens=bound
+        )
+        for bound in bounds
+    )
+    for index, text in enumerate(corpus.documents(data)):
+        (heldout if corpus.is_heldout(index, data.heldout) else train).add(text)
+        if train.full and heldout.full:
+            break
+    for builder, side in ((train, "training"), (heldout, "evaluation")):
+        if not builder.documents:
+            raise ConfigError(
+                f"data.heldout={data.heldout}: of {train.documents + heldout.documents} documents none is left for "
+                f"{side}; give more documents or change data.heldout (a .txt file up to 50,000 bytes is one document)"
+            )
+    temporary = folder.with_name(f".{folder.name}.tmp")  # one name is enough under the lock
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    sides: dict[str, dict[str, int]] = {}
+    for builder, name in ((train, "train"), (heldout, "heldout")):
+        windows = builder.finish()
+        windows.save(temporary / f"{name}.safetensors")
+        sides[name] = {"documents": builder.documents, "windows": len(windows), "tokens": windows.n_tokens}
+        log.info("%s: %s", name, ", ".join(f"{count:,} {what}" for what, count in sides[name].items()))
+    note = {"made_from": made_from, **sides, "python": platform.python_version()}
+    (temporary / "artifact.json").write_text(json.dumps(note, indent=2) + "\n")
+    temporary.replace(folder)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for the process that tokenises the same corpus (it holds %s)", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

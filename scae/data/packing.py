@@ -1,0 +1,184 @@
+"""Documents to windows.
+
+packed     d1 EOS d2 EOS d3 ... cut every `context` tokens (`context` - 1 where each window starts with a BOS)
+document   the first `context` tokens of each document, padded at the end
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int32
+from transformers import PreTrainedTokenizerBase
+
+from scae.config import ConfigError
+from scae.data.windows import TokenWindows
+
+log = logging.getLogger(__name__)
+
+# Documents are tokenised together up to this many characters or documents: the fast tokenizer uses all cores on a
+# batch, and its result is a Python list of integers, 30 to 40 bytes a token.
+_BATCH_CHARACTERS = 1_000_000
+_BATCH_DOCUMENTS = 1_000
+_CHARACTERS_A_TOKEN = 4  # about; so that a small max_tokens does not wait for, and tokenise, a whole batch
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class WindowBuilder:
+    """Takes documents one at a time and hands back windows at the end.
+
+    context: tokens a window, the prepended BOS included. max_tokens: the windows together have at most this many
+    tokens (BOS included, padding not), but at least one window; None: no bound.
+
+    Raises ConfigError where `prepend_bos` is True and the tokenizer has no BOS.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context: int,
+        packing: Literal["packed", "document"],
+        prepend_bos: Literal["auto"] | bool,
+        max_tokens: int | None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.context = context
+        self.packing = packing
+        self.max_tokens = max_tokens
+        self.bos = _resolve_bos(tokenizer, prepend_bos)
+        self.documents = 0  # documents taken
+        self.text_tokens = 0  # tokens found in them
+        self.full = False  # max_tokens is reached: further documents change nothing
+        self._waiting: list[str] = []
+        self._characters = 0
+        self._batch = (
+            _BATCH_CHARACTERS if max_tokens is None else min(_BATCH_CHARACTERS, _CHARACTERS_A_TOKEN * max_tokens)
+        )
+        self._rows: list[Int32[np.ndarray, "window text"]] = []
+        self._lengths: list[Int32[np.ndarray, " window"]] = []
+        self._kept = 0  # tokens in the rows, BOS included
+        self._rest = np.zeros(0, dtype=np.int32)  # packed: what does not fill a window yet
+        self._line_at = time.monotonic()
+
+    def add(self, text: str) -> None:
+        """Take one document; it is tokenised with others, later."""
+        if self.full:
+            return
+        self.documents += 1
+        self._waiting.append(text)
+        self._characters += len(text)
+        if self._characters >= self._batch or len(self._waiting) >= _BATCH_DOCUMENTS:
+            self._tokenise()
+
+    def finish(self) -> TokenWindows:
+        """The windows of all documents; raises ConfigError where there is none."""
+        self._tokenise()
+        if not self._rows:
+            what = "no document has 2" if self.packing == "document" else "too few for one window"
+            raise ConfigError(
+                f"data.context={self.context}: the {self.documents} documents have {self.text_tokens} tokens, {what}; "
+                "give more text or lower data.context"
+            )
+        tokens = np.concatenate(self._rows)
+        if self.bos:
+            tokens = np.insert(tokens, 0, self.tokenizer.bos_token_id, axis=1)
+        lengths = np.concatenate(self._lengths)
+        return TokenWindows(tokens=torch.from_numpy(tokens), lengths=torch.from_numpy(lengths), bos=self.bos)
+
+    def _tokenise(self) -> None:
+        texts, self._waiting, self._characters = self._waiting, [], 0
+        if not texts or self.full:
+            return
+        encoded = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # no word about documents longer than the model's context: they are cut here
+        )["input_ids"]
+        documents = [np.asarray(ids, dtype=np.int32) for ids in encoded if len(ids)]
+        self.text_tokens += sum(map(len, documents))
+        if self.packing == "packed":
+            self._pack(documents)
+        else:
+            self._pad(documents)
+        if time.monotonic() - self._line_at > _SECONDS_BETWEEN_LINES:
+            self._line_at = time.monotonic()
+            log.info("tokenised %s documents, %s tokens", f"{self.documents:,}", f"{self.text_tokens:,}")
+
+    def _pack(self, documents: list[Int32[np.ndarray, " _"]]) -> None:
+        eos = self.tokenizer.eos_token_id
+        pieces = [self._rest]
+        for document in documents:
+            if eos is not None and (self._rows or len(self._rest) or len(pieces) > 1):
+                pieces.append(np.array([eos], dtype=np.int32))
+            pieces.append(document)
+        stream = np.concatenate(pieces)
+        width = self.context - int(self.bos)
+        count = len(stream) // width
+        self._rest = stream[count * width :]
+        if self.max_tokens is not None:
+            room = max(1, self.max_tokens // self.context) - self._kept // self.context
+            self.full = count >= room
+            count = min(count, room)
+        self._keep(stream[: count * width].reshape(count, width), np.full(count, self.context, dtype=np.int32))
+
+    def _pad(self, documents: list[Int32[np.ndarray, " _"]]) -> None:
+        width = self.context - int(self.bos)
+        pad = next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
+        documents = [document[:width] for document in documents if len(document) >= 2]
+        lengths = np.array([len(document) + int(self.bos) for document in documents], dtype=np.int32)
+        if self.max_tokens is not None:
+            fits = self._kept + np.cumsum(lengths, dtype=np.int64) <= self.max_tokens
+            fits[:1] |= self._kept == 0
+            self.full = not fits.all()
+            lengths = lengths[fits]
+        rows = np.full((len(lengths), width), pad, dtype=np.int32)
+        for row, document in zip(rows, documents, strict=False):  # the documents beyond the bound come last
+            row[: len(document)] = document
+        self._keep(rows, lengths)
+
+    def _keep(self, rows: Int32[np.ndarray, "window text"], lengths: Int32[np.ndarray, " window"]) -> None:
+        if len(rows):
+            self._rows.append(rows)
+            self._lengths.append(lengths)
+            self._kept += int(lengths.sum())
+
+
+def build_windows(
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    context: int,
+    packing: Literal["packed", "document"],
+    prepend_bos: Literal["auto"] | bool,
+    max_tokens: int | None,
+) -> TokenWindows:
+    """Tokenise documents and cut them in windows of `context` tokens, the prepended BOS included.
+
+    packed: documents joined by the tokenizer's EOS, where it has one, and cut; the incomplete last window is dropped
+    and no other token is lost. document: one window a document, its first tokens, padded; documents of fewer than 2
+    tokens are dropped. prepend_bos auto: if the tokenizer has a BOS. max_tokens: a bound on the tokens of all windows
+    (BOS included, padding not) of which at least one stays; None: all.
+
+    Raises ConfigError where no window comes out, or `prepend_bos` is True and the tokenizer has no BOS.
+    """
+    builder = WindowBuilder(tokenizer, context=context, packing=packing, prepend_bos=prepend_bos, max_tokens=max_tokens)
+    for text in texts:
+        builder.add(text)
+        if builder.full:
+            break
+    return builder.finish()
+
+
+def _resolve_bos(tokenizer: PreTrainedTokenizerBase, prepend_bos: Literal["auto"] | bool) -> bool:
+    has_bos = tokenizer.bos_token_id is not None
+    if prepend_bos is True and not has_bos:
+        raise ConfigError("data.prepend_bos=true: the tokenizer has no BOS token; allowed: auto, false")
+    return has_bos if prepend_bos == "auto" else prepend_bos

@@ -1,0 +1,107 @@
+"""Windows of tokens, the unit of training and evaluation, and the batches that are made of them.
+
+Axes: window (of the corpus), batch (windows of one step), pos (position in a window).
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int, Int32, Int64
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_FORMAT = "scae.token_windows.1"
+
+
+class Batch(NamedTuple):
+    """The windows of one step.
+
+    A named tuple and no frozen dataclass: Lightning rebuilds batches field by field (precision 64-true), which it
+    refuses to do for a frozen dataclass.
+    """
+
+    tokens: Int64[Tensor, "batch pos"]
+    live: Bool[Tensor, "batch pos"]  # text: neither the prepended BOS at position 0 nor padding
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same batch on another device."""
+        return Batch(
+            tokens=self.tokens.to(device, non_blocking=non_blocking),
+            live=self.live.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenWindows:
+    """Every window of one side of the corpus, all of one width, in the order of the documents."""
+
+    tokens: Int32[Tensor, "window pos"]
+    lengths: Int32[Tensor, " window"]  # tokens that are not padding, the prepended BOS included
+    bos: bool  # position 0 of every window is a prepended BOS
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def context(self) -> int:
+        """Positions a window."""
+        return self.tokens.shape[1]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all windows, the prepended BOS included, padding not."""
+        return int(self.lengths.sum())
+
+    def batch(self, indices: Int[Tensor, " batch"] | Sequence[int]) -> Batch:
+        """The windows at `indices`, in that order; raises IndexError beyond the last window."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        position = torch.arange(self.context)
+        live = (position < self.lengths[index, None]) & (position >= int(self.bos))
+        return Batch(tokens=self.tokens[index].long(), live=live)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file, under a temporary name first, so that a killed run leaves no half file."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        tensors = {"tokens": self.tokens.contiguous(), "lengths": self.lengths.contiguous()}
+        save_file(tensors, temporary, metadata={"format": _FORMAT, "bos": str(self.bos).lower()})
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "TokenWindows":
+        """Read what `save` wrote; raises ValueError naming the file and what is wrong with it."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+        except (SafetensorError, FileNotFoundError) as error:
+            raise ValueError(f"{path}: cannot be read as safetensors: {error}") from error
+        if problem := _problem(metadata, tensors):
+            raise ValueError(f"{path}: no token windows of this version: {problem}")
+        return cls(tokens=tensors["tokens"], lengths=tensors["lengths"], bos=metadata["bos"] == "true")
+
+
+def _problem(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str | None:
+    """What keeps a file from being token windows, or None."""
+    if metadata.get("format") != _FORMAT:
+        return f"metadata format={metadata.get('format')}; needed: {_FORMAT}"
+    if metadata.get("bos") not in ("true", "false"):
+        return f"metadata bos={metadata.get('bos')}; allowed: true, false"
+    if set(tensors) != {"tokens", "lengths"}:
+        return f"tensors {', '.join(sorted(tensors)) or 'none'}; needed: lengths, tokens"
+    tokens, lengths = tensors["tokens"], tensors["lengths"]
+    if tokens.dtype != torch.int32 or lengths.dtype != torch.int32:
+        return f"tokens are {tokens.dtype}, lengths {lengths.dtype}; needed: torch.int32"
+    if tokens.ndim != 2 or lengths.shape != tokens.shape[:1] or not tokens.numel():
+        return (
+            f"tokens have shape {tuple(tokens.shape)}, lengths {tuple(lengths.shape)}; needed: (window, pos), (window)"
+        )
+    if lengths.min() < 1 or lengths.max() > tokens.shape[1]:
+        return f"lengths from {lengths.min()} to {lengths.max()}; allowed: 1 to {tokens.shape[1]}"
+    if tokens.min() < 0:
+        return f"a token of {tokens.min()}; allowed: 0 and above"
+    return None

@@ -1,0 +1,107 @@
+"""Held-out numbers of every arm, on the same tokens, as ratios of corpus sums in float64.
+
+    ce               -mean log q(next token), nats a token, where a text token is followed by one
+    ce_diff          ce of the arm - ce of the model
+    ce_recovered     (ce_zero - ce) / (ce_zero - ce of the model); ce_zero: every module with a dictionary writes 0
+    kl               mean KL(model || arm)
+    top1             share of the positions where both predict the same token
+    fvu/<site>       sum ||y - yhat||^2 / sum ||y - mean y||^2, the mean over the whole corpus
+    l0/<site>        mean number of activations > 0 a token
+    dead/<site>      share of the features that never fire on these tokens
+    connected_recovered   (ce of the `none` twin - ce) / (ce of the `none` twin - ce of the model)
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import torch
+
+from scae.evaluation.arms import Arm
+from scae.evaluation.sums import ArmSums, Moments
+from scae.lm import LanguageModel, Trace
+from scae.sites import Site
+from scae.suite import SuiteOutput
+from scae.typing import Float, Tensor
+
+Metrics = dict[str, float]
+
+
+@torch.no_grad()
+def evaluate(lm: LanguageModel, arms: list[Arm], traces: Callable[[], Iterable[Trace]]) -> Metrics:
+    """Every metric of every arm. `traces()` runs over the held-out windows; it is called twice, for the mean first."""
+    sites = sorted({site for arm in arms for site in arm.suite.sites})
+    moments = Moments(sites)
+    for trace in traces():
+        moments.add(trace)
+    references = {name: ArmSums([]) for name in ("model", "zero", "mean")}
+    sums = {arm.name: ArmSums(list(arm.suite.sites)) for arm in arms}
+    for arm in arms:
+        arm.suite.eval()
+    for trace in traces():
+        references["model"].add(_untouched(trace), trace, lm)
+        references["zero"].add(_ablated(trace, {site: torch.zeros_like(moments.mean(site)) for site in sites}), trace, lm)
+        references["mean"].add(_ablated(trace, {site: moments.mean(site) for site in sites}), trace, lm)
+        for arm in arms:
+            sums[arm.name].add(arm.suite(trace, mode=arm.mode), trace, lm)
+    ce, ce_zero = references["model"].ce, references["zero"].ce
+    metrics = {"lm/ce": ce, "lm/ce_zero": ce_zero, "lm/ce_mean": references["mean"].ce}
+    ce_none = sums["none"].ce if "none" in sums else None
+    for name, arm_sums in sums.items():
+        metrics |= {f"{name}/{key}": value for key, value in _arm_metrics(arm_sums, moments, ce, ce_zero, ce_none).items()}
+    return metrics
+
+
+def _arm_metrics(sums: ArmSums, moments: Moments, ce: float, ce_zero: float, ce_none: float | None) -> Metrics:
+    fvu = {site: sums.squared_error(site) / moments.variance(site) for site in sums.sites}
+    metrics = {
+        "ce": sums.ce,
+        "ce_diff": sums.ce - ce,
+        "ce_recovered": (ce_zero - sums.ce) / (ce_zero - ce),
+        "kl": sums.kl,
+        "top1": sums.top1,
+        "fvu_mean": sum(fvu.values()) / len(fvu),
+        "fvu_max": max(fvu.values()),
+    }
+    if ce_none is not None:
+        metrics["connected_recovered"] = (ce_none - sums.ce) / (ce_none - ce)
+    for site in sums.sites:
+        metrics |= {f"fvu/{site}": fvu[site], f"l0/{site}": sums.l0(site), f"dead/{site}": sums.dead(site)}
+    return metrics
+
+
+@torch.no_grad()
+def bypass_share(arm: Arm, traces: Iterable[Trace]) -> Metrics:
+    """`connectivity/bypass/<site>`: Var over tokens of what a pre-activation owes to the embedding and the biases, over
+    its whole variance; the median over features that vary. Above 1 where the two parts cancel."""
+    from scae.suite.passes import pruned
+
+    sums: dict[Site, list[Tensor]] = {}
+    live: Tensor
+    arm.suite.eval()
+
+    def observe(site: Site, base: Float[Tensor, "token feature"], pre: Float[Tensor, "token feature"]) -> None:
+        parts = [x[live].double() for x in (base, pre)]
+        new = [torch.tensor(len(parts[0]))] + [x.sum(0) for x in parts] + [x.square().sum(0) for x in parts]
+        sums[site] = [a + b for a, b in zip(sums[site], new, strict=True)] if site in sums else new
+
+    for trace in traces:
+        live = trace.live.flatten()
+        pruned(arm.suite, trace, observe)
+    metrics = {}
+    for site, (n, base, pre, base2, pre2) in sums.items():
+        whole = pre2 / n - (pre / n).square()
+        share = (base2 / n - (base / n).square())[whole > 0] / whole[whole > 0]
+        metrics[f"connectivity/bypass/{site}"] = float(share.median())
+    return metrics
+
+
+def _untouched(trace: Trace) -> SuiteOutput:
+    return SuiteOutput(trace.embed, trace.live, {}, trace.outputs)
+
+
+def _ablated(trace: Trace, constants: dict[Site, Float[Tensor, " d_model"]]) -> SuiteOutput:
+    outputs = dict(trace.outputs)
+    for site, constant in constants.items():
+        value = constant.to(trace.embed.dtype)
+        outputs[site] = torch.where(trace.live[..., None], value, trace.outputs[site])
+    return replace(_untouched(trace), outputs=outputs)

@@ -1,0 +1,338 @@
+"""Between Hydra and the experiment: the command and its errors, the record of every job, and DDP inside a sweep.
+
+Hydra alone prints a misspelt key without the right spelling, shows a traceback for every bad value, and calls no
+callback at the end of a sweep in which a job failed; Lightning's `ddp` replays the command line in every process it
+starts, which under `-m` would be the whole sweep again. Nothing here imports torch before the experiment does.
+"""
+
+import functools
+import inspect
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser  # the one place that knows Hydra's flags
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
+
+from scae.config import Config
+from scae.config_errors import ConfigError, cannot_run, lookup, missing_value, nearest, unknown_choice, unknown_key
+
+log = logging.getLogger(__name__)
+
+Task = Callable[[DictConfig], float | None]
+RANK_VARIABLES = (
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)  # Lightning's launcher sets them
+DEPTH = "SCAE_LAUNCH_DEPTH"  # 0: what the user typed; 1: a process that Lightning started for another device
+
+
+def command(*, config_path: str, config_name: str) -> Callable[[Task], Callable[[], None]]:
+    """`hydra.main`, with one message for a mistake of the user, and a `job.json` in the directory of every job."""
+
+    def decorate(task: Task) -> Callable[[], None]:
+        folder = str(Path(inspect.getfile(task)).resolve().parent / config_path)
+
+        @functools.wraps(task)
+        def main() -> None:
+            failures: dict[Path, str] = {}
+            inherited = frozenset(os.environ)
+            show_all = os.environ.get("HYDRA_FULL_ERROR") == "1" and DEPTH not in os.environ
+
+            @functools.wraps(task)
+            def job(config: DictConfig) -> float | None:
+                return _run_job(task, config, inherited, failures)
+
+            start = hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(job)
+            with _environment():
+                try:
+                    _check_launch()
+                    start()
+                except KeyboardInterrupt:
+                    _leave("interrupted; the same command continues where it stopped", code=130)
+                except Exception as error:
+                    message = _message(error, failures)
+                    if show_all or message is None:
+                        raise
+                    _leave(message)
+
+        return main
+
+    return decorate
+
+
+def values(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, without the hydra node; raises ConfigError where a value is not there."""
+    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    raw: Any = OmegaConf.to_container(task, resolve=False)
+    missing = [key for key in _dotted(raw) if lookup(raw, key.split(".")) == "???"]
+    if missing:
+        raise cannot_run(missing_value(key, raw, Config) for key in missing)
+    try:
+        resolved: Any = OmegaConf.to_container(task, resolve=True)
+    except OmegaConfBaseException as error:
+        raise cannot_run([_interpolation_problem(error, raw)]) from None
+    return resolved
+
+
+# One job.
+
+
+def _run_job(task: Task, config: DictConfig, inherited: frozenset[str], failures: dict[Path, str]) -> float | None:
+    """Run the task, log what goes wrong in the log of the job, and leave a record of how it ended."""
+    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    first_process = all(
+        os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    )
+    if not first_process:
+        logging.getLogger().setLevel(logging.WARNING)  # the first process says it for all
+    write = functools.partial(_write_record, directory, time.monotonic()) if first_process else _no_record
+    write("running", None)
+    try:
+        if multirun and "TORCHELASTIC_RUN_ID" in os.environ:
+            raise ConfigError("torchrun starts the processes of one job, not a sweep; leave out -m, or use trainer=ddp")
+        pin_job_argv()
+        result = task(config)
+    except Exception as error:
+        if "LOCAL_RANK" not in inherited:
+            stop_processes()
+        write("failed", _one_line(error))
+        if isinstance(error, ConfigError):
+            log.error("%s", error)
+        else:
+            log.exception("the job failed; its directory is %s", directory)
+        failures[directory] = _one_line(error)
+        if multirun:
+            raise  # the other jobs still run
+        raise SystemExit(1) from error  # said already; Hydra would say it again
+    except BaseException as error:
+        write("failed", f"interrupted ({type(error).__name__})")
+        raise
+    finally:
+        release_job(inherited)
+    write("completed", None)
+    return result
+
+
+def _write_record(directory: Path, started: float, status: str, error: str | None) -> None:
+    """`job.json`, from which a report knows the job whether or not it came to an end."""
+    job = HydraConfig.get()
+    record = {
+        "status": status,
+        "error": error,
+        "overrides": _overrides(job.overrides.task),
+        "choices": {group: name for group, name in job.runtime.choices.items() if not group.startswith("hydra/")},
+        "commit": _commit(),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    temporary = directory / f".job.json.{os.getpid()}"
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(directory / "job.json")
+
+
+def _no_record(status: str, error: str | None) -> None:
+    """The other processes of a job leave the record to the first."""
+
+
+def _overrides(written: ListConfig) -> list[str]:
+    """As they were typed: an interpolation in an override is text here, to be resolved where its key is."""
+    return [str(override) for override in OmegaConf.to_container(written, resolve=False)]
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of this code, with `-dirty` where files differ from it; None outside a repository."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            describe, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+# DDP: Lightning starts the other processes of a job by running sys.argv again.
+
+
+def pin_job_argv() -> None:
+    """Make sys.argv mean this job, run alone in the job's own directory, and not the whole sweep again.
+
+    Flags come first, because Lightning appends overrides and argparse takes no second group of them after a flag.
+    """
+    job = HydraConfig.get()
+    flags = get_args_parser().parse_args(sys.argv[1:])
+    kept = [f"--{name.replace('_', '-')}={value}" for name in ("config_path", "config_name", "config_dir")
+            if (value := getattr(flags, name)) is not None]  # fmt: skip
+    ours = [part for part in _overrides(job.overrides.hydra) if not part.lstrip("+").startswith("hydra.mode=")]
+    sys.argv = [sys.argv[0], *kept, *ours, *_overrides(job.overrides.task), "hydra.mode=RUN"]
+    with read_write(job):
+        job.run.dir = job.runtime.output_dir  # what Lightning passes on as hydra.run.dir
+
+
+def release_job(inherited: frozenset[str]) -> None:
+    """Forget the process group of a job, so that the next job of the sweep starts its own.
+
+    Only in the process that launched the others: without LOCAL_RANK the others would launch processes themselves.
+    """
+    if "LOCAL_RANK" in inherited:
+        return
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    for name in RANK_VARIABLES:
+        if name not in inherited:
+            os.environ.pop(name, None)
+
+
+def stop_processes() -> None:
+    """End the processes that Lightning started for a job that failed, and the thread that watches them.
+
+    They would wait for this process in their next collective; and the thread kills this process, with the jobs of the
+    sweep that are still to come, when one of them ends with an error (seen, Lightning 2.6).
+    """
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            for child in getattr(thread, "_child_processes", []):
+                child.kill()
+                child.wait()
+            vars(thread)["_child_processes"] = []
+
+
+def _check_launch() -> None:
+    """Refuse two ways to start that do not end well: a chain of relaunches, and torchrun without a directory."""
+    depth = int(os.environ[DEPTH])
+    if depth > 2 or (depth == 2 and "LOCAL_RANK" not in os.environ):
+        raise ConfigError(f"{DEPTH}={depth - 1}: a process that was started for a job starts jobs again; stopped here")
+    if "TORCHELASTIC_RUN_ID" in os.environ and not any(part.startswith("hydra.run.dir=") for part in sys.argv):
+        raise ConfigError(
+            "torchrun: every process would write into a directory of its own time stamp; "
+            "give them one, for example hydra.run.dir=multirun/my-run, or let Lightning start them: trainer=ddp"
+        )
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Have Hydra raise its errors instead of printing them, and count the launches; both end with the command."""
+    before = {name: os.environ.get(name) for name in ("HYDRA_FULL_ERROR", DEPTH)}
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ[DEPTH] = str(int(before[DEPTH] or 0) + 1)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+# What a user is told.
+
+
+def _leave(message: str, code: int = 1) -> None:
+    sys.stderr.write(message.rstrip() + "\n")
+    sys.exit(code)
+
+
+def _message(error: Exception, failures: dict[Path, str]) -> str | None:
+    """What to say instead of a traceback; None where the traceback is the message."""
+    if failures:
+        lines = [f"  {directory}: {reason}" for directory, reason in failures.items()]
+        tables = {table for directory in failures if (table := directory.parent / "sweep.md").is_file()}
+        return "\n".join(["these jobs failed:", *lines, *(f"the sweep's table: {table}" for table in tables)])
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, CompactHydraException):
+        return _composition_message(error)
+    if isinstance(error, OmegaConfBaseException):
+        return f"the configuration cannot run: {error.full_key}: {_first_line(error)}"
+    if isinstance(error, ValueError):  # how Hydra refuses flags that exclude each other, and group=null
+        return f"{error} (the command line: {' '.join(sys.argv[1:])})"
+    return None
+
+
+def _composition_message(error: CompactHydraException) -> str:
+    """Hydra's reason, with the nearest spelling; it advises `+`, which no key of this project needs."""
+    cause = error.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, Mapping):
+        return str(cannot_run([unknown_key(str(cause.full_key), map(str, cause.parent_node))]))
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return str(cannot_run([unknown_choice(group, choice, error.options)]))
+    if isinstance(error, OverrideParseException):
+        example = "'ckpt_path=\"epoch=1.ckpt\"'"
+        return f"{error.override}: {_first_line(error)}; a value with = , : or brackets needs quotes, like {example}"
+    return "\n".join(str(part) for part in (error, cause) if part is not None and str(part)) or type(error).__name__
+
+
+def _interpolation_problem(error: OmegaConfBaseException, raw: Mapping[str, Any]) -> str:
+    key = str(error.full_key).partition("[")[0]
+    found = lookup(raw, key.split("."))
+    wanted = re.search(r"Interpolation key '([^']+)'", str(error))
+    hint = nearest(wanted[1], _dotted(raw)) if isinstance(error, InterpolationKeyError) and wanted else ""
+    return f"{key}={found}: {_first_line(error)}{hint}"
+
+
+def _dotted(raw: Mapping[str, Any], parent: str = "") -> Iterator[str]:
+    for key, value in raw.items():
+        yield f"{parent}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{parent}{key}.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"
+
+
+class SweepReport(Callback):
+    """Keep the table of a sweep up to date after every job, because Hydra calls nothing at the end if one failed."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        try:
+            from scae.report import write_sweep
+
+            write_sweep(_sweep_directory(config))
+        except Exception as error:  # the job itself is done, and the table can be made later from the files
+            log.warning("no table of the sweep so far: %s: %s", type(error).__name__, error)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        log.info("the sweep is done; its table: %s", _sweep_directory(config) / "sweep.md")
+
+
+def _sweep_directory(config: DictConfig) -> Path:
+    return Path(config.hydra.runtime.cwd) / config.hydra.sweep.dir
+
+
+class ConsoleFormatter(logging.Formatter):
+    """`[12:01:33] message`, and the level only where it is worse than INFO."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        level = f"{record.levelname}: " if record.levelno > logging.INFO else ""
+        return f"[{self.formatTime(record, '%H:%M:%S')}] {level}{record.message}"

@@ -1,0 +1,68 @@
+"""The embedded language model: a small Llama-style transformer, trained here and saved as any Hugging Face model."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from scae.config import TinyModel
+from scae.schedule import trapezoid
+from scae.typing import Bool, Float, Int, Tensor
+
+WARMUP, DECAY = 0.05, 0.5  # shares of the steps; measured on the default: a long decay is worth 0.1 nats
+
+
+def build_tiny(config: TinyModel, tokenizer: PreTrainedTokenizerBase, *, context: int) -> LlamaForCausalLM:
+    """A freshly initialised model for the tokens of `tokenizer`."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.d_model,
+            intermediate_size=config.d_mlp,
+            num_hidden_layers=config.n_layers,
+            num_attention_heads=config.n_heads,
+            max_position_embeddings=context,
+            tie_word_embeddings=False,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+class TinyTraining(lightning.LightningModule):
+    """Next-token prediction with AdamW."""
+
+    def __init__(self, model: LlamaForCausalLM, config: TinyModel, *, identity: dict) -> None:
+        super().__init__()
+        self.save_hyperparameters(identity)
+        self.model, self.config = model, config
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        logits = self.model(batch.tokens, use_cache=False).logits
+        loss = next_token_loss(logits, batch.tokens, batch.live)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.config.lr, betas=(0.9, 0.95), weight_decay=0.1)
+        factor = partial(trapezoid, steps=self.config.steps, warmup=WARMUP, decay=DECAY)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def next_token_loss(
+    logits: Float[Tensor, "batch pos vocab"], tokens: Int[Tensor, "batch pos"], live: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of every text token given what comes before it, the BOS included."""
+    return F.cross_entropy(logits[:, :-1][live[:, 1:]], tokens[:, 1:][live[:, 1:]])
+
+
+def save_tiny(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """An ordinary Hugging Face directory."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,39 @@
+"""A weighted sum of loss terms; a term of weight zero is not even built."""
+
+from scae.config import Loss, Sae
+from scae.lm import LinearPaths, Trace
+from scae.objectives.terms import AuxK, BlockMse, Comparison, CrossEntropy, LogitKl, LossOutput, Recon, Sparsity, Term
+from scae.suite import SuiteOutput
+
+
+class Objective:
+    """`objective(out, trace, paths)` is the loss of one pass."""
+
+    def __init__(self, terms: list[Term]) -> None:
+        self.terms = [term for term in terms if term.weight]
+
+    @classmethod
+    def from_config(cls, loss: Loss, sae: Sae) -> "Objective":
+        return cls(
+            [
+                Recon(**loss.recon.model_dump()),
+                BlockMse(**loss.block_mse.model_dump()),
+                LogitKl(**loss.logit_kl.model_dump()),
+                CrossEntropy(**loss.ce.model_dump()),
+                Sparsity(weight=sae.l1),
+                AuxK(weight=sae.auxk.weight),
+            ]
+        )
+
+    @property
+    def reads_stream(self) -> bool:
+        """Whether any term looks at what the reconstructions do together."""
+        return any(term.reads_stream for term in self.terms)
+
+    def __call__(self, out: SuiteOutput, trace: Trace, paths: LinearPaths) -> LossOutput:
+        comparison = Comparison(out, trace, paths)
+        terms = {term.name: term(comparison) for term in self.terms}
+        total = trace.embed.new_zeros(())
+        for term in self.terms:
+            total = total + term.weight * terms[term.name]
+        return LossOutput(total, {name: value.detach() for name, value in terms.items()})

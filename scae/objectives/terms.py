@@ -1,0 +1,147 @@
+"""Loss terms. Each compares a pass over the suite with the clean run; padding and BOS never enter.
+
+    recon       sum over sites of ||y - yhat||^2 / ||y - mean y||^2                  (fvu; `mse`: of the mean square)
+    block_mse   mean square difference of the residual streams after later layers    (Braun et al. 2024, section 2.3)
+    logit_kl    T^2 KL(p_T || q_T), model and suite, in nats a token                 (Hinton et al. 2015 for T^2)
+    ce          -log q(next token), in nats a token
+    sparsity    sum over sites of the L1 norm of a token's activations
+    auxk        sum over sites of ||e - ehat||^2 / ||e||^2, ehat from dead features  (Gao et al. 2024, appendix A.2)
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+
+from scae.lm import LinearPaths, Trace
+from scae.suite import SuiteOutput
+from scae.typing import Bool, Float, Int, Stream, Tensor
+
+
+class Comparison:
+    """A pass beside the clean run, with what several terms share; nothing is computed before a term asks for it."""
+
+    def __init__(self, out: SuiteOutput, trace: Trace, paths: LinearPaths) -> None:
+        self.out, self.trace, self.paths = out, trace, paths
+
+    @cached_property
+    def scored(self) -> Bool[Tensor, "batch pos_minus_1"]:
+        """Text positions that are followed by one: where a prediction is compared."""
+        return self.trace.live[:, :-1] & self.trace.live[:, 1:]
+
+    @cached_property
+    def targets(self) -> Int[Tensor, " scored"]:
+        return self.trace.tokens[:, 1:][self.scored]
+
+    @cached_property
+    def logits(self) -> Float[Tensor, "scored vocab"]:
+        """The suite's predictions."""
+        return self._predictions(self.out.residual())
+
+    @cached_property
+    @torch.no_grad()
+    def clean_logits(self) -> Float[Tensor, "scored vocab"]:
+        """The model's predictions."""
+        return self._predictions(self.trace.stream(self.paths.modules))
+
+    def _predictions(self, residual: Stream) -> Float[Tensor, "scored vocab"]:
+        return self.paths.logits(residual[:, :-1][self.scored])
+
+
+class Term(ABC):
+    """One part of a loss. `weight` is what the objective multiplies it with."""
+
+    name: str
+    reads_stream = True
+    """Whether the term looks beyond each site's own reconstruction, at what the reconstructions do together."""
+
+    def __init__(self, *, weight: float) -> None:
+        self.weight = weight
+
+    @abstractmethod
+    def __call__(self, comparison: Comparison) -> Float[Tensor, ""]: ...
+
+
+class Recon(Term):
+    name, reads_stream = "recon", False
+
+    def __init__(self, *, weight: float, kind: str) -> None:
+        super().__init__(weight=weight)
+        self.kind = kind
+
+    def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
+        trace, total = comparison.trace, comparison.trace.embed.new_zeros(())
+        for site, reconstruction in comparison.out.reconstructions.items():
+            target, ours = trace.outputs[site][trace.live], reconstruction[trace.live]
+            if self.kind == "fvu":
+                total = total + (target - ours).square().sum() / (target - target.mean(0)).square().sum()
+            else:
+                total = total + F.mse_loss(ours, target)
+        return total
+
+
+class BlockMse(Term):
+    name = "block_mse"
+
+    def __init__(self, *, weight: float, layers: str | list[int]) -> None:
+        super().__init__(weight=weight)
+        self.layers = layers
+
+    def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
+        trace, paths = comparison.trace, comparison.paths
+        layers = range(paths.n_layers) if isinstance(self.layers, str) else self.layers
+        total = trace.embed.new_zeros(())
+        for layer in layers:
+            clean = trace.stream([site for site in paths.modules if site.layer <= layer])
+            total = total + F.mse_loss(comparison.out.residual(layer)[trace.live], clean[trace.live])
+        return total / len(layers)
+
+
+class LogitKl(Term):
+    name = "logit_kl"
+
+    def __init__(self, *, weight: float, temperature: float) -> None:
+        super().__init__(weight=weight)
+        self.temperature = temperature
+
+    def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
+        p = F.log_softmax(comparison.clean_logits / self.temperature, dim=-1)
+        q = F.log_softmax(comparison.logits / self.temperature, dim=-1)
+        return F.kl_div(q, p, reduction="batchmean", log_target=True) * self.temperature**2
+
+
+class CrossEntropy(Term):
+    name = "ce"
+
+    def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
+        return F.cross_entropy(comparison.logits, comparison.targets)
+
+
+class Sparsity(Term):
+    name, reads_stream = "sparsity", False
+
+    def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
+        n_live = comparison.trace.live.sum()
+        return torch.stack([code.value.sum() for code in comparison.out.codes.values()]).sum() / n_live
+
+
+class AuxK(Term):
+    name, reads_stream = "auxk", False
+
+    def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
+        trace, out = comparison.trace, comparison.out
+        total = trace.embed.new_zeros(())
+        for site, revived in out.revived.items():
+            error = (trace.outputs[site] - out.outputs[site]).detach()[trace.live]
+            total = total + (error - revived[trace.live]).square().sum() / error.square().sum()
+        return total
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The weighted sum and the terms it was made of, before weighting."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]

@@ -1,0 +1,94 @@
+"""Training a suite: one Lightning module for pretraining and for finetuning, which differ in the pass they run."""
+
+from functools import partial
+from typing import Any
+
+import lightning
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from scae.config import Training
+from scae.objectives import Objective
+from scae.schedule import trapezoid
+from scae.sites import Site
+from scae.suite import Mode, Suite, SuiteOutput
+
+
+class SuiteTraining(lightning.LightningModule):
+    """Runs `mode` on every batch and lowers the objective.
+
+    Every dictionary is clipped on its own (`clip`): a site whose gradient explodes must not silence the others.
+    """
+
+    def __init__(
+        self, suite: Suite, objective: Objective, config: Training, *, mode: Mode, clip: float | None, identity: dict
+    ) -> None:
+        """identity: the plain values that tell to which stage of which experiment a checkpoint belongs."""
+        super().__init__()
+        self.save_hyperparameters(identity)
+        self.suite, self.objective, self.config = suite, objective, config
+        self.mode, self.clip = mode, clip
+
+    def on_fit_start(self) -> None:
+        self.suite.lm.to(self.device)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        lm = self.suite.lm
+        trace = lm.trace(batch.tokens, batch.live, patterns=self.mode in ("dense", "pruned"))
+        out = self.suite(trace, mode=self.mode)
+        loss = self.objective(out, trace, lm.paths)
+        self._count_firing(out)
+        self.log_dict({f"train/{name}": value for name, value in loss.terms.items()})
+        self.log("train/loss", loss.total.detach(), prog_bar=True)
+        return loss.total
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.trainer._logger_connector.should_update_logs:
+            dead = [self.suite[site].tokens_since_fired >= self._dead_after for site in self.suite.sites]
+            self.log("train/dead", torch.cat(dead).float().mean())
+
+    @property
+    def _dead_after(self) -> int:
+        return self.suite.auxk.dead_after if self.suite.auxk else 10**9
+
+    def _count_firing(self, out: SuiteOutput) -> None:
+        """Advance the clocks of dead features, over the tokens of all devices."""
+        n_live = self.trainer.strategy.reduce(out.live.sum(), reduce_op="sum")
+        for site, code in out.codes.items():
+            fired = self.trainer.strategy.reduce(code.fired().to(torch.int32), reduce_op="sum") > 0
+            self.suite[site].count_firing(fired, int(n_live))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.suite.parameters(), lr=self.config.lr)
+        factor = partial(trapezoid, steps=self.config.steps, warmup=self.config.warmup, decay=self.config.decay)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.config.unit_norm:
+            for site in self.suite.sites:
+                self.suite[site].project_decoder_gradient()
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        if self.clip is not None:
+            for site in self.suite.sites:
+                torch.nn.utils.clip_grad_norm_(self.suite[site].parameters(), self.clip)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.config.unit_norm:
+            for site in self.suite.sites:
+                self.suite[site].normalise_decoder()
+
+
+@torch.no_grad()
+def start_at_the_mean(suite: Suite, batches: list[Any]) -> None:
+    """Set every `b_dec` to the mean of what its dictionary reconstructs over these batches."""
+    sums: dict[Site, torch.Tensor] = {}
+    count = 0
+    for batch in batches:
+        trace = suite.lm.trace(batch.tokens.to(suite.lm.device), batch.live.to(suite.lm.device), patterns=False)
+        count += trace.n_live
+        for site in suite.sites:
+            sums[site] = sums.get(site, 0) + trace.outputs[site][trace.live].sum(0)
+    for site in suite.sites:
+        suite[site].initialise(sums[site] / count)

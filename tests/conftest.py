@@ -1,0 +1,190 @@
+"""Tiny random language models of three architectures, and suites and connections for them.
+
+`scae` is imported inside the fixtures: what is imported before pytest is configured escapes jaxtyping's checks.
+"""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[_name] = "1"  # before torch and numba are imported
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import copy
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+VOCAB, D_MODEL, POS = 40, 16, 7
+ARCHITECTURES = ("gpt2", "neox", "llama")
+
+
+def _hugging_face(architecture: str) -> Any:
+    """gpt2: sequential LayerNorm; neox: parallel attention; llama: RMSNorm, gated MLP, 4 heads on 2 key-value heads."""
+    import transformers as tr
+
+    if architecture == "gpt2":
+        config = tr.GPT2Config(n_embd=D_MODEL, n_layer=2, n_head=2, vocab_size=VOCAB, n_positions=32)
+        return tr.GPT2LMHeadModel(config)
+    sizes = {
+        "hidden_size": D_MODEL,
+        "intermediate_size": 24,
+        "vocab_size": VOCAB,
+        "max_position_embeddings": 32,
+        "num_attention_heads": 2 if architecture == "neox" else 4,
+    }
+    if architecture == "neox":
+        return tr.GPTNeoXForCausalLM(tr.GPTNeoXConfig(num_hidden_layers=3, **sizes))
+    return tr.LlamaForCausalLM(tr.LlamaConfig(num_hidden_layers=2, num_key_value_heads=2, **sizes))
+
+
+def _in_double(hf: Any) -> None:
+    """Let RMSNorm compute in the precision of its input: Hugging Face's rounds to float32, whatever the model is in."""
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    class DoubleRMSNorm(LlamaRMSNorm):
+        def forward(self, x: Any) -> Any:
+            return self.weight * x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
+
+    for module in hf.modules():
+        if isinstance(module, LlamaRMSNorm):
+            module.__class__ = DoubleRMSNorm
+
+
+def _build(architecture: str) -> SimpleNamespace:
+    import torch
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    from scae.lm import wrap
+
+    torch.manual_seed(ARCHITECTURES.index(architecture))
+    hf = _hugging_face(architecture).double().eval()
+    hf.config._attn_implementation = "eager"
+    _in_double(hf)
+    for name, parameter in hf.named_parameters():
+        if parameter.ndim > 1:
+            parameter.data *= 10
+        else:
+            is_scale = name.endswith("weight")
+            parameter.data = torch.randn_like(parameter) * 0.3 + is_scale
+    original = copy.deepcopy(hf)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bridge = build_bridge_from_module(
+            hf,
+            architecture=type(hf).__name__,
+            hf_config=hf.config,
+            tokenizer=None,
+            device="cpu",
+            dtype=torch.float64,
+        )
+        lm = wrap(bridge, None, bos=True, dtype=torch.float64)
+    return SimpleNamespace(architecture=architecture, hf=original, lm=lm)
+
+
+_built: dict[str, SimpleNamespace] = {}
+
+
+@pytest.fixture(scope="session")
+def build_tiny() -> Callable[[str], SimpleNamespace]:
+    """A tiny model by architecture: `.architecture`, `.hf` as Hugging Face runs it, `.lm` folded; built once."""
+
+    def build(architecture: str) -> SimpleNamespace:
+        if architecture not in _built:
+            _built[architecture] = _build(architecture)
+        return _built[architecture]
+
+    return build
+
+
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tiny(architecture: str, build_tiny: Callable[[str], SimpleNamespace]) -> SimpleNamespace:
+    return build_tiny(architecture)
+
+
+@pytest.fixture(scope="session")
+def lm(tiny: SimpleNamespace) -> Any:
+    """The folded model in float64."""
+    return tiny.lm
+
+
+@pytest.fixture(scope="session")
+def batch() -> tuple[Any, Any]:
+    """Tokens and live positions: a BOS at 0 of every window, and two positions of right padding in the last."""
+    import torch
+
+    tokens = torch.randint(VOCAB, (3, POS), generator=torch.Generator().manual_seed(7))
+    live = torch.ones_like(tokens, dtype=torch.bool)
+    live[:, 0] = False
+    live[-1, -2:] = False
+    return tokens, live
+
+
+@pytest.fixture(scope="session")
+def trace(lm: Any, batch: tuple[Any, Any]) -> Any:
+    return lm.trace(*batch)
+
+
+@pytest.fixture(scope="session")
+def make_suite() -> Callable[..., Any]:
+    """`make_suite(lm, activation="topk", n_features=9, sites=None, seed=0, auxk=None)`: a suite in float64, every
+    parameter random, no two sites of the same size."""
+
+    def make(
+        lm: Any, *, activation: str = "topk", n_features: int = 9, sites: Any = None, seed: int = 0, auxk: Any = None
+    ) -> Any:
+        import torch
+
+        from scae.dictionaries import BatchTopK, Dictionary, ReLU, TopK
+        from scae.suite import Suite
+
+        activations: dict[str, Callable[[], Any]] = {
+            "topk": lambda: TopK(k=4),
+            "relu": ReLU,
+            "batchtopk": lambda: BatchTopK(k=4, threshold_rate=0.1),
+        }
+        dictionaries = {
+            site: Dictionary(
+                d_model=lm.paths.d_model,
+                n_features=n_features + number,
+                activation=activations[activation](),
+                transcoder=site.kind == "mlp",
+            )
+            for number, site in enumerate(lm.paths.modules if sites is None else sites)
+        }
+        suite = Suite(dictionaries, lm, auxk=auxk).double()
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in suite.parameters():
+            noise = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+            parameter.data = 0.4 * noise
+        return suite
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ragged() -> Callable[..., Any]:
+    """`ragged(layout, density=0.35, seed=0)`: random connections; of every site, feature 0 has none, feature 1 all."""
+
+    def make(layout: Any, density: float = 0.35, seed: int = 0) -> Any:
+        import torch
+
+        from scae.connections import Connections, Inputs
+
+        generator = torch.Generator().manual_seed(seed)
+        inputs = {}
+        for site in layout.sites:
+            kept = torch.rand(layout.size(site), layout.n_upstream(site), generator=generator) < density
+            kept[0], kept[1] = False, True
+            inputs[site] = Inputs.from_pairs(*kept.nonzero(as_tuple=True), layout.size(site))
+        return Connections(layout, inputs)
+
+    return make

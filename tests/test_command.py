@@ -1,0 +1,264 @@
+"""The command: one clear error, no traceback, a record of every job, sweeps that survive a bad job, DDP in a sweep."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from scae.config import parse
+from scae.hydra_support import DEPTH, RANK_VARIABLES, command, release_job, stop_processes, values
+
+ROOT = Path(__file__).parents[1]
+Run = Callable[..., Path]
+
+
+def task(config: DictConfig) -> float:
+    """Stands for train.py: checks, then an experiment that may fail or show what it was given."""
+    checked = parse(values(config))
+    if checked.seed == 7:
+        raise RuntimeError("seven is unlucky")
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    (directory / "argv.json").write_text(json.dumps([*sys.argv[1:], f"hydra.run.dir={HydraConfig.get().run.dir}"]))
+    (directory / "seen.json").write_text(json.dumps([checked.optimized_metric, checked.sites.layers, checked.seed]))
+    os.environ["LOCAL_RANK"] = "0"  # as Lightning's launcher does
+    return 0.0
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command in this process, in a directory of its own; returns the output directory of the run or sweep."""
+    for name in (*RANK_VARIABLES, DEPTH, "RANK", "SLURM_PROCID", "HYDRA_FULL_ERROR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    main = command(config_path=str(ROOT / "conf"), config_name="train")(task)
+
+    def run(*arguments: str, directory: str = "out") -> Path:
+        where = [f"hydra.{mode}.dir={tmp_path / directory}" for mode in ("run", "sweep")]
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *where])
+        main()
+        return tmp_path / directory
+
+    return run
+
+
+def job(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "job.json").read_text())
+
+
+def refusal(run: Run, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as left:
+        run(*arguments)
+    assert left.value.code == 1
+    told = capsys.readouterr()
+    assert "Traceback" not in told.err
+    assert "HYDRA_FULL_ERROR" not in told.err
+    return told.err
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("sae.kk=3", ["sae.kk: no such key", "did you mean `sae.k`?"]),
+        ("seae.k=3", ["seae: no such key", "did you mean `sae`?"]),
+        ("saee=topk", ["saee: no such key", "did you mean `sae`?"]),
+        ("sae=topkk", ["sae=topkk: no such choice", "batchtopk", "did you mean `topk`?"]),
+        ("ckpt_path=epoch=1.ckpt", ["ckpt_path=epoch=1.ckpt", "needs quotes"]),
+        ("sae=null", ["sae=null"]),
+        ("sae.k=1,2", ["--multirun"]),
+        ("hydra.run.dri=x", ["did you mean `hydra.run.dir`?"]),
+        ("--config-name=trian", ["trian"]),
+    ],
+)
+def test_what_hydra_refuses(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path, argument: str, told: list[str]
+) -> None:
+    message = refusal(run, capsys, argument)
+    for part in told:
+        assert part in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_value_is_told_once_logged_and_recorded(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    message = refusal(run, capsys, "sae.k=abc")
+    assert message.count("sae.k='abc': allowed: an integer or null") == 1
+    assert len(message.splitlines()) == 1
+    assert "sae.k='abc'" in next((tmp_path / "out").glob("*.log")).read_text()
+    assert job(tmp_path / "out")["status"] == "failed"
+    assert "sae.k='abc'" in job(tmp_path / "out")["error"]
+
+
+def test_an_interpolation_in_an_override(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "did you mean `sae.k`?" in refusal(run, capsys, "sae.k=${sae.kk}")
+    assert job(tmp_path / "out")["overrides"] == ["sae.k=${sae.kk}"]
+
+
+def test_an_unexpected_error_keeps_its_traceback(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as left:
+        run("seed=7")
+    assert left.value.code == 1
+    for text in (capsys.readouterr().err, next((tmp_path / "out").glob("*.log")).read_text()):
+        assert text.count("Traceback") == 1
+        assert "RuntimeError: seven is unlucky" in text
+    assert job(tmp_path / "out")["error"] == "RuntimeError: seven is unlucky"
+
+
+def test_the_record_of_a_run(run: Run) -> None:
+    record = job(run("sae=batchtopk", "seed=3"))
+    assert record["status"] == "completed"
+    assert record["error"] is None
+    assert record["overrides"] == ["sae=batchtopk", "seed=3"]
+    assert record["choices"]["sae"] == "batchtopk"
+    assert not any(group.startswith("hydra/") for group in record["choices"])
+    assert record["seconds"] >= 0
+    assert DEPTH not in os.environ
+    assert "LOCAL_RANK" not in os.environ
+
+
+def test_other_processes_of_a_job_write_no_record(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not (run() / "job.json").exists()
+    assert "LOCAL_RANK" in os.environ
+
+
+def test_a_sweep_goes_on_after_a_bad_job(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as left:
+        run("-m", "seed=-1,7,2")
+    assert left.value.code == 1
+    told = capsys.readouterr().err
+    sweep = tmp_path / "out"
+    assert [job(sweep / name)["status"] for name in "012"] == ["failed", "failed", "completed"]
+    assert told.rpartition("these jobs failed:")[2].count("\n  ") == 2
+    assert "seed=-1: allowed: at least 0" in next((sweep / "0").glob("*.log")).read_text()
+    assert "seven is unlucky" in (sweep / "sweep.md").read_text()
+
+
+def test_a_sweep_whose_table_cannot_be_made_is_still_a_sweep(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "scae.report", None)
+    sweep = run("-m", "seed=1,2")
+    assert [job(sweep / name)["status"] for name in "01"] == ["completed", "completed"]
+    told = capsys.readouterr().err
+    assert told.count("WARNING: no table of the sweep so far") == 2
+    assert str(sweep / "sweep.md") in told
+
+
+def test_a_job_of_a_sweep_runs_again_alone_from_its_argv(run: Run, tmp_path: Path) -> None:
+    """What Lightning's ddp does for every device: the same job, in the same directory, and no second sweep."""
+    hard = ["optimized_metric='a, \"b\" = c'", "sites.layers=[0,2],all", "+hydra.job.env_set.A=b c"]
+    sweep = run("-m", "experiment=sweep_c", "connectivity.C=4", *hard)
+    assert len(list(sweep.glob("*/seen.json"))) == 2
+    for directory in (sweep / "0", sweep / "1"):
+        seen = (directory / "seen.json").read_text()
+        (directory / "seen.json").unlink()
+        argv = json.loads((directory / "argv.json").read_text())
+        assert argv[-1] == f"hydra.run.dir={directory}"
+        assert argv[-2] == "hydra.mode=RUN"
+        alone = command(config_path=str(ROOT / "conf"), config_name="train")(task)
+        sys.argv[1:] = argv
+        alone()
+        assert (directory / "seen.json").read_text() == seen
+        assert json.loads(seen)[0] == 'a, "b" = c'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_flags_that_name_the_config_are_replayed(run: Run) -> None:
+    sweep = run("-m", "-cn", "train", "--config-dir", str(ROOT / "conf"), "seed=1")
+    argv = json.loads((sweep / "0" / "argv.json").read_text())
+    assert argv[:2] == ["--config-name=train", f"--config-dir={ROOT / 'conf'}"]
+
+
+def test_a_chain_of_relaunches_is_stopped(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DEPTH, "1")
+    assert "starts jobs again" in refusal(run, capsys)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    run()  # a process that Lightning started
+    monkeypatch.setenv(DEPTH, "2")
+    assert "starts jobs again" in refusal(run, capsys)
+
+
+def test_torchrun_needs_one_directory_and_one_job(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    run("seed=1")  # hydra.run.dir is given
+    assert "torchrun starts the processes of one job" in refusal(run, capsys, "-m", "seed=1")
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit):
+        command(config_path=str(ROOT / "conf"), config_name="train")(task)()
+    assert "hydra.run.dir=" in capsys.readouterr().err
+    assert not (tmp_path / "multirun").exists()
+
+
+def test_release_forgets_only_what_the_job_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in RANK_VARIABLES:
+        monkeypatch.setenv(name, "0")
+    release_job(frozenset({"LOCAL_RANK"}))  # started by somebody else, who needs them
+    assert all(name in os.environ for name in RANK_VARIABLES)
+    release_job(frozenset({"MASTER_PORT"}))
+    assert [name for name in RANK_VARIABLES if name in os.environ] == ["MASTER_PORT"]
+
+
+def test_the_processes_of_a_failed_job_are_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    done = threading.Event()
+    observer = threading.Thread(target=done.wait, name="child-process-observer", daemon=True)
+    vars(observer)["_child_processes"] = [child]
+    observer.start()
+    stop_processes()
+    done.set()
+    assert child.poll() is not None
+    assert vars(observer)["_child_processes"] == []
+
+
+def python(*arguments: str, cwd: Path) -> tuple[subprocess.CompletedProcess[str], float]:
+    start = time.monotonic()
+    environment = {name: value for name, value in os.environ.items() if name not in (DEPTH, "HYDRA_FULL_ERROR")}
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+    return done, time.monotonic() - start
+
+
+def test_train_refuses_before_it_imports_torch(tmp_path: Path) -> None:
+    script = f"""
+import runpy, sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.argv = ["train.py", "sae.k=abc"]
+try:
+    runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
+finally:
+    assert not {{"torch", "lightning", "transformers", "transformer_lens"}} & set(sys.modules), "imported too early"
+"""
+    done, seconds = python("-c", script, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "sae.k='abc'" in done.stderr
+    assert seconds < 5
+
+
+def test_help_and_cfg(tmp_path: Path) -> None:
+    told, _ = python(str(ROOT / "train.py"), "--help", cwd=tmp_path)
+    assert told.returncode == 0
+    for part in (
+        "connectivity: all, contribution",
+        "python train.py -m connectivity.C=4,16,64,256",
+        "optimized_metric",
+    ):
+        assert part in told.stdout
+    told, _ = python(str(ROOT / "train.py"), "experiment=sweep_c", "--cfg", "job", cwd=tmp_path)
+    assert told.returncode == 0
+    assert OmegaConf.create(told.stdout).evaluation.twins is True
+    assert not list(tmp_path.iterdir())

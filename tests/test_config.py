@@ -1,0 +1,221 @@
+"""Every mistake in a configuration is refused before anything heavy starts, and the message says how to repair it."""
+
+import copy
+import functools
+import time
+from collections.abc import Callable
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from scae.config import STAGES, Config, ConfigError, parse
+from scae.hydra_support import values
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture(scope="module")
+def composed() -> Any:
+    """The values of a command line: `composed("sae.k=3", "loss=ce")`.
+
+    Hydra takes a quarter of a second to compose, so a choice of groups is composed once and values are set in copies.
+    """
+    parser = OverridesParser.create()
+
+    @functools.cache
+    def chosen(groups: tuple[str, ...]) -> DictConfig:
+        return compose("train", overrides=["paths.output=out", *groups])
+
+    def of(*overrides: str) -> dict[str, Any]:
+        parsed = parser.parse_overrides(list(overrides))
+        groups = tuple(str(part.input_line) for part in parsed if (CONF / part.key_or_group).is_dir())
+        config = copy.deepcopy(chosen(groups))
+        for part in parsed:
+            if part.input_line in groups:
+                continue
+            if part.is_delete():
+                section, _, name = part.key_or_group.rpartition(".")
+                with open_dict(config):
+                    del OmegaConf.select(config, section)[name]
+            else:
+                OmegaConf.update(config, part.key_or_group, part.value(), force_add=part.is_add())
+        return values(config)
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield of
+
+
+Composed = Callable[..., dict[str, Any]]
+
+
+def refusal(composed: Composed, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(composed(*overrides))
+    return str(caught.value)
+
+
+def options(group: str) -> list[str]:
+    return sorted(
+        f"{group}={path.stem}" for path in (CONF / group).glob("*.yaml") if path.stem not in ("base", "windows")
+    )
+
+
+NEEDED = {
+    "model=local": ["model.path={folder}"],
+    "model=hub": ["model.name=a/b"],
+    "data=hub": ["data.name=a/b"],
+    "data=text": ["data.path={folder}"],
+    "connectivity=file": ["connectivity.path={folder}/config.json"],
+}
+GROUPS = ("model", "data", "sites", "sae", "connectivity", "loss", "trainer", "logger")
+TOGETHER = [[option for option in row if option] for row in zip_longest(*map(options, GROUPS))]
+
+
+@pytest.mark.parametrize("chosen", [*TOGETHER, *([option] for option in options("experiment"))], ids=" ".join)
+def test_every_option_of_every_group_is_valid(composed: Composed, tmp_path: Path, chosen: list[str]) -> None:
+    for name in ("config.json", "tokenizer.json", "a.txt"):
+        (tmp_path / name).write_text("{}")
+    needed = [override.format(folder=tmp_path) for option in chosen for override in NEEDED.get(option, [])]
+    assert isinstance(parse(composed(*chosen, *needed)), Config)
+
+
+def test_the_default_is_parsed_fast(composed: Composed) -> None:
+    plain = composed()
+    fastest = min(_seconds(lambda: parse(plain)) for _ in range(5))
+    assert fastest < 0.05
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("+sae.kk=3", ["sae.kk: no such key", "did you mean `sae.k`?", "threshold_rate"]),
+        ("+seae.k=3", ["seae: no such key", "did you mean `sae`?"]),
+        ("+loss.recon.wieght=1", ["did you mean `loss.recon.weight`?"]),
+        ("+model.name=x", ["model.name: no such key", "d_model"]),
+        ("~sae.k", ["sae.k: missing"]),
+        ("sae.k=abc", ["sae.k='abc'", "an integer or null"]),
+        ("sae.k=true", ["sae.k=true", "an integer or null"]),
+        ("sae.k=2.5", ["sae.k=2.5", "an integer or null"]),
+        ("sae.k=0", ["sae.k=0", "at least 1 or null"]),
+        ("pretrain.lr=true", ["pretrain.lr=true", "a number"]),
+        ("pretrain.lr=nan", ["pretrain.lr=nan", "a finite number"]),
+        ("pretrain.lr=0", ["pretrain.lr=0", "more than 0"]),
+        ("evaluation.twins=yess", ["evaluation.twins='yess'", "true or false"]),
+        ("connectivity.C=-1", ["connectivity.C=-1", "at least 0"]),
+        ("data.heldout=1.5", ["data.heldout=1.5", "less than 1"]),
+        ("sae.activation=topkk", ["sae.activation='topkk'", "'batchtopk'", "did you mean `topk`?"]),
+        ("model.kind=tinny", ["model.kind='tinny'", "'tiny', 'local', 'hub'", "did you mean `tiny`?"]),
+        ("pretrain.loss=recon_kl", ["pretrain.loss='recon_kl'", "block_mse", "GROUP@pretrain.loss=recon_kl"]),
+        ("stages=[pretrian]", ["stages[0]='pretrian'", "did you mean `pretrain`?"]),
+        ("force=[evaluat]", ["force[0]='evaluat'", "did you mean `evaluate`?"]),
+        ("stages=[model,model]", ["stages=", "every item once (model"]),
+        ("stages=[]", ["stages=[]", "at least 1"]),
+        ("sites.kinds=[attn,mpl]", ["sites.kinds[1]='mpl'", "did you mean `mlp`?"]),
+        ("sites.layers=al", ["sites.layers='al'", "'all' or a list", "did you mean `all`?"]),
+        ("sites.layers=[0,a]", ["sites.layers[1]='a'", "an integer"]),
+        ("sites.layers=[1,1]", ["every item once (1"]),
+        ("sites.layers=[0,7]", ["sites.layers=[0, 7]", "model.n_layers=4", "0 to 3"]),
+        ("trainer.devices=0", ["trainer.devices=0", "'auto' or at least 1"]),
+        ("sae.k=5000", ["sae.k=5000", "512 features", "raise sae.expansion"]),
+        ("sae.features=8", ["sae.features=8 and sae.expansion=8", "exactly one"]),
+        ("sae.k=null", ["sae.k=null", "at least 1"]),
+        ("sae.activation=relu", ["sae.k=16", "allowed: null"]),
+        ("model.n_heads=3", ["model.n_heads=3", "model.d_model=64"]),
+        ("loss=base", ["loss: every weight is 0", "logit_kl"]),
+        ("loss@pretrain.loss=base", ["pretrain.loss: every weight is 0"]),
+        ("finetune.warmup=0.9", ["finetune.warmup=0.9 and finetune.decay=0.3"]),
+        ("trainer.devices=3", ["pretrain.batch_size=16", "trainer.devices=3", "finetune.batch_size=16"]),
+        ("data.max_tokens=5", ["data.max_tokens=5", "data.context=128"]),
+        ("connectivity=file", ["connectivity.path=null", "method=file"]),
+        ("connectivity.path=here", ["connectivity.path=here", "connectivity.method=contribution"]),
+        ("logger.kind=wandb", ["logger=wandb"]),
+        ("ckpt_path=/nowhere.ckpt", ["ckpt_path=/nowhere.ckpt: no such file"]),
+        ("model=local", ["model.path: needs a value", "`model.path="]),
+        ("data=hub", ["data.name: needs a value", "`data.name=NeelNanda/pile-10k`"]),
+        ("sae.k=${sae.kk}", ["sae.k=${sae.kk}", "'sae.kk' not found", "did you mean `sae.k`?"]),
+        ("sae.k=${oc.env:SCAE_NOT_SET}", ["sae.k=", "SCAE_NOT_SET"]),
+        ("sites.layers=['${nope}']", ["sites.layers=", "'nope' not found"]),
+    ],
+)
+def test_a_mistake_is_named(composed: Composed, override: str, told: list[str]) -> None:
+    message = refusal(composed, override)
+    for part in told:
+        assert part in message
+    assert "pydantic" not in message
+    assert "literal[" not in message
+
+
+def test_all_problems_are_told_at_once(composed: Composed) -> None:
+    message = refusal(composed, "sae.k=abc", "seed=-1", "+x=1")
+    assert "3 problems" in message
+    assert len(message.splitlines()) == 4
+
+
+def test_what_needs_a_value_is_told_at_once(composed: Composed) -> None:
+    message = refusal(composed, "model=local", "data=text")
+    assert "model.path" in message
+    assert "data.path" in message
+
+
+def test_an_item_wrong_in_a_list_is_not_told_to_be_all(composed: Composed) -> None:
+    assert "all" not in refusal(composed, "sites.layers=[0,a]").partition("allowed:")[2]
+
+
+def test_force_needs_its_stage(composed: Composed) -> None:
+    assert "force=['finetune']: finetune is not among" in refusal(composed, "stages=[model]", "force=[finetune]")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["connectivity.C=0"],
+        ["connectivity=none"],
+        ["pretrain.lr=1", "trainer.clip=1"],
+        ["data.prepend_bos=true"],
+        ["data.prepend_bos=auto", "trainer.devices=auto"],
+        ["sites.layers=[0,2]", "sites.kinds=[attn]"],
+        ["sae.features=64", "sae.expansion=null", "sae.k=64"],
+        ["loss.logit_kl.weight=0.1"],
+        [f"stages=[{','.join(STAGES)}]", "force=[evaluate,model]"],
+        ["trainer=ddp", "trainer.devices=4"],
+        ["sae.k=${sae.expansion}"],
+    ],
+)
+def test_what_is_legal(composed: Composed, overrides: list[str]) -> None:
+    parse(composed(*overrides))
+
+
+def test_files_are_looked_for(composed: Composed, tmp_path: Path) -> None:
+    assert "no such file, folder or glob" in refusal(composed, "data=text", f"data.path={tmp_path}/none")
+    assert "no .txt, .jsonl or .parquet" in refusal(composed, "data=text", f"data.path={tmp_path}")
+    (tmp_path / "a.txt").touch()
+    assert "an empty corpus" in refusal(composed, "data=text", f"data.path={tmp_path}")
+    (tmp_path / "b.txt").write_text("words")
+    parse(composed("data=text", f"data.path=[{tmp_path}/*.txt]"))
+    assert "no config.json there" in refusal(composed, "model=local", f"model.path={tmp_path}")
+
+
+@pytest.mark.usefixtures("composed")
+def test_values_are_plain_and_without_hydra() -> None:
+    plain = values(compose("train", overrides=["paths.output=out"], return_hydra_config=True))
+    assert "hydra" not in plain
+    assert type(plain["stages"]) is list
+    assert type(plain["sae"]["auxk"]) is dict
+
+
+def test_the_sweep_experiment_sweeps(composed: Composed) -> None:
+    config = compose("train", overrides=["experiment=sweep_c"], return_hydra_config=True)
+    assert config.hydra.mode.name == "MULTIRUN"
+    assert dict(config.hydra.sweeper.params) == {"connectivity.C": "4,16,64,256"}
+    assert parse(composed("experiment=sweep_c")).evaluation.twins
