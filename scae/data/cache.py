@@ -8,14 +8,12 @@ import json
 import logging
 import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase
 
+from scae.artifacts import locked
 from scae.config import ConfigError
 from scae.data import corpus
 from scae.data.packing import WindowBuilder
@@ -45,7 +43,7 @@ def train_and_heldout(
     folder = cache / f"tokens-{key}"
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with _lock(cache / f"tokens-{key}.lock"):
+        with locked(cache / f"tokens-{key}.lock", folder.name):
             if not folder.exists():
                 _make(data, tokenizer, folder, made_from)
     return TokenWindows.load(folder / "train.safetensors"), TokenWindows.load(folder / "heldout.safetensors")
@@ -85,17 +83,3 @@ def _make(data: corpus.Data, tokenizer: PreTrainedTokenizerBase, folder: Path, m
     note = {"made_from": made_from, **sides, "python": platform.python_version()}
     (temporary / "artifact.json").write_text(json.dumps(note, indent=2) + "\n")
     temporary.replace(folder)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for the process that tokenises the same corpus (it holds %s)", path)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

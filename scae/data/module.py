@@ -104,10 +104,12 @@ class MicroSteps:
 
 
 def heldout_batches(windows: TokenWindows, *, tokens: int, batch_size: int) -> Iterator[Batch]:
-    """The first windows with at most `tokens` tokens together (BOS included, padding not), but at least one window."""
-    count = max(1, int((windows.lengths.cumsum(0) <= tokens).sum()))
+    """About `tokens` tokens (BOS included, padding not), at least one window, spread evenly over the windows."""
+    share = min(1.0, tokens / windows.n_tokens)
+    count = max(1, int(share * len(windows)))
+    spread = torch.arange(count) * len(windows) // count
     for first in range(0, count, batch_size):
-        yield windows.batch(range(first, min(first + batch_size, count)))
+        yield windows.batch(spread[first : first + batch_size])
 
 
 @lru_cache(maxsize=2)  # a batch may cross from one epoch into the next

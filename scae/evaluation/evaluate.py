@@ -1,14 +1,14 @@
 """Held-out numbers of every arm, on the same tokens, as ratios of corpus sums in float64.
 
-    ce               -mean log q(next token), nats a token, where a text token is followed by one
-    ce_diff          ce of the arm - ce of the model
-    ce_recovered     (ce_zero - ce) / (ce_zero - ce of the model); ce_zero: every module with a dictionary writes 0
-    kl               mean KL(model || arm)
-    top1             share of the positions where both predict the same token
-    fvu/<site>       sum ||y - yhat||^2 / sum ||y - mean y||^2, the mean over the whole corpus
-    l0/<site>        mean number of activations > 0 a token
-    dead/<site>      share of the features that never fire on these tokens
-    connected_recovered   (ce of the `none` twin - ce) / (ce of the `none` twin - ce of the model)
+ce               -mean log q(next token), nats a token, where a text token is followed by one
+ce_diff          ce of the arm - ce of the model
+ce_recovered     (ce_zero - ce) / (ce_zero - ce of the model); ce_zero: every module with a dictionary writes 0
+kl               mean KL(model || arm)
+top1             share of the positions where both predict the same token
+fvu/<site>       sum ||y - yhat||^2 / sum ||y - mean y||^2, the mean over the whole corpus
+l0/<site>        mean number of activations > 0 a token
+dead/<site>      share of the features that never fire on these tokens
+connected_recovered   (ce of the `none` twin - ce) / (ce of the `none` twin - ce of the model)
 """
 
 from collections.abc import Callable, Iterable
@@ -39,7 +39,9 @@ def evaluate(lm: LanguageModel, arms: list[Arm], traces: Callable[[], Iterable[T
         arm.suite.eval()
     for trace in traces():
         references["model"].add(_untouched(trace), trace, lm)
-        references["zero"].add(_ablated(trace, {site: torch.zeros_like(moments.mean(site)) for site in sites}), trace, lm)
+        references["zero"].add(
+            _ablated(trace, {site: torch.zeros_like(moments.mean(site)) for site in sites}), trace, lm
+        )
         references["mean"].add(_ablated(trace, {site: moments.mean(site) for site in sites}), trace, lm)
         for arm in arms:
             sums[arm.name].add(arm.suite(trace, mode=arm.mode), trace, lm)
@@ -47,7 +49,9 @@ def evaluate(lm: LanguageModel, arms: list[Arm], traces: Callable[[], Iterable[T
     metrics = {"lm/ce": ce, "lm/ce_zero": ce_zero, "lm/ce_mean": references["mean"].ce}
     ce_none = sums["none"].ce if "none" in sums else None
     for name, arm_sums in sums.items():
-        metrics |= {f"{name}/{key}": value for key, value in _arm_metrics(arm_sums, moments, ce, ce_zero, ce_none).items()}
+        metrics |= {
+            f"{name}/{key}": value for key, value in _arm_metrics(arm_sums, moments, ce, ce_zero, ce_none).items()
+        }
     return metrics
 
 

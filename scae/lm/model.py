@@ -32,6 +32,11 @@ class LanguageModel:
     def device(self) -> torch.device:
         return self.paths.W_U.device
 
+    @property
+    def context(self) -> int:
+        """The longest window that the model takes."""
+        return int(self.bridge.cfg.n_ctx)
+
     def to(self, device: torch.device) -> Self:
         if device != self.device:
             self.bridge.to(device)

@@ -1,11 +1,11 @@
 """Loss terms. Each compares a pass over the suite with the clean run; padding and BOS never enter.
 
-    recon       sum over sites of ||y - yhat||^2 / ||y - mean y||^2                  (fvu; `mse`: of the mean square)
-    block_mse   mean square difference of the residual streams after later layers    (Braun et al. 2024, section 2.3)
-    logit_kl    T^2 KL(p_T || q_T), model and suite, in nats a token                 (Hinton et al. 2015 for T^2)
-    ce          -log q(next token), in nats a token
-    sparsity    sum over sites of the L1 norm of a token's activations
-    auxk        sum over sites of ||e - ehat||^2 / ||e||^2, ehat from dead features  (Gao et al. 2024, appendix A.2)
+recon       sum over sites of ||y - yhat||^2 / ||y - mean y||^2                  (fvu; `mse`: of the mean square)
+block_mse   mean square difference of the residual streams after later layers    (Braun et al. 2024, section 2.3)
+logit_kl    T^2 KL(p_T || q_T), model and suite, in nats a token                 (Hinton et al. 2015 for T^2)
+ce          -log q(next token), in nats a token
+sparsity    sum over sites of the L1 norm of a token's activations
+auxk        sum over sites of ||e - ehat||^2 / ||e||^2, ehat from dead features  (Gao et al. 2024, appendix A.2)
 """
 
 from abc import ABC, abstractmethod

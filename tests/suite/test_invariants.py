@@ -41,17 +41,13 @@ def linear(out: SuiteOutput) -> torch.Tensor:
     """A random linear functional of everything that an objective may look at."""
     generator = torch.Generator().manual_seed(11)
     streams = [out.residual(), *out.reconstructions.values(), *out.revived.values()]
-    return sum(
-        ((s * torch.randn(s.shape, dtype=s.dtype, generator=generator)).sum() for s in streams), torch.zeros(())
-    )
+    return sum(((s * torch.randn(s.shape, dtype=s.dtype, generator=generator)).sum() for s in streams), torch.zeros(()))
 
 
 def gradients(suite: Suite, out: SuiteOutput) -> dict[str, torch.Tensor]:
     suite.zero_grad()
     linear(out).backward()
-    return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in suite.named_parameters()
-    }
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in suite.named_parameters()}
 
 
 def same(suite: Suite, one: SuiteOutput, other: SuiteOutput) -> None:
@@ -125,9 +121,7 @@ def test_all_connections_equal_the_dense_pass_for_revived_features(
 # I2: the model's true outputs upstream => the plain pass
 
 
-def test_reading_the_true_stream_is_reading_the_model(
-    lm: LanguageModel, trace: Trace, make_suite: Make
-) -> None:
+def test_reading_the_true_stream_is_reading_the_model(lm: LanguageModel, trace: Trace, make_suite: Make) -> None:
     seen: dict[Site, torch.Tensor] = {}
     hooks = [
         (f"blocks.{layer}.ln2.hook_normalized", lambda value, hook, at=Site(layer, "mlp"): seen.__setitem__(at, value))
@@ -162,9 +156,7 @@ def test_behind_true_outputs_every_pass_is_the_plain_pass(
 # I3: brute force
 
 
-def brute_force(
-    architecture: str, suite: Suite, trace: Trace
-) -> tuple[dict[Site, np.ndarray], np.ndarray]:
+def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Site, np.ndarray], np.ndarray]:
     """The pre-activations at live positions (nan elsewhere) and the final stream, from method.md 1.1, one number at a
     time. Nothing here is shared with the passes but the weights and the record of the model's run."""
     paths, layout = suite.lm.paths, suite.layout
@@ -370,9 +362,7 @@ def test_a_token_changes_nothing_before_itself(
         changed[:, t] = (changed[:, t] + 17) % lm.paths.W_U.shape[1]
         after = suite(lm.trace(changed, live), mode)
         for site in suite.sites:
-            one, other = (
-                out.codes[site].dense().detach().view(*tokens.shape, -1) for out in (before, after)
-            )
+            one, other = (out.codes[site].dense().detach().view(*tokens.shape, -1) for out in (before, after))
             assert torch.equal(one[:, :t], other[:, :t])
             assert torch.equal(before.outputs[site][:, :t], after.outputs[site][:, :t])
         assert (before.residual() - after.residual())[:, t:][live[:, t:]].abs().max() > 1e-6

@@ -1,0 +1,184 @@
+"""An experiment: bring its artifacts up to date in order, then write the run directory.
+
+A finished stage is reused, an interrupted one resumes from its checkpoint, and a command that has been run before only
+prints its result.
+"""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from scae.artifacts import Artifact, is_first_process
+from scae.config import STAGES, Config, ConfigError, TinyModel
+from scae.plan import Finetuned, Plan
+from scae.report import arms_table, terminal, write_run
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config) -> float | None:
+    """Run the stages that the configuration names, with what they need; returns `optimized_metric` where it is known."""
+    plan = Plan(config)
+    if config.ckpt_path is not None:
+        adopt_checkpoint(plan, Path(config.ckpt_path))
+    Execution(plan).up_to(config.stages)
+    if "evaluate" not in config.stages or not is_first_process():
+        return None
+    metrics = write_results(plan)
+    if config.optimized_metric not in metrics:
+        raise ConfigError(
+            f"optimized_metric={config.optimized_metric}: not among the metrics; allowed: {', '.join(metrics)}"
+        )
+    return metrics[config.optimized_metric]
+
+
+class Execution:
+    """Builds the artifacts of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        from scae.memory import keep_freed_memory
+        from scae.stages import Stages  # imports torch
+
+        keep_freed_memory()
+        self.plan = plan
+        self.stages = Stages(plan.config, plan)
+
+    def up_to(self, wanted: list[Any]) -> None:
+        """Build the stages wanted, in order, and whatever they are made from."""
+        last = max(STAGES.index(stage) for stage in wanted)
+        for stage in STAGES[: last + 1]:
+            getattr(self, f"_{stage}")(self._forced(stage))
+
+    def _forced(self, stage: str) -> bool:
+        """A stage is computed again when it, or one before it, is to be forced."""
+        return any(STAGES.index(forced) <= STAGES.index(stage) for forced in self.plan.config.force)
+
+    def _model(self, force: bool) -> None:
+        if self.plan.model is not None:
+            self._build("model", self.plan.model, self.stages.model, force)
+
+    def _pretrain(self, force: bool) -> None:
+        self._build("pretrain", self.plan.pretrain, self.stages.pretrain, force, together=True)
+
+    def _select(self, force: bool) -> None:
+        plan = self.plan
+        chosen = [plan.pruned.connectivity, plan.random]
+        chosen += [twin.connectivity for twin in plan.twins.values() if twin.mode == "pruned"]
+        for connectivity in dict.fromkeys(chosen):
+            self._build(
+                f"select {connectivity.method}",
+                plan.select(connectivity),
+                lambda folder, connectivity=connectivity: self.stages.select(connectivity, folder),
+                force,
+            )
+
+    def _finetune(self, force: bool) -> None:
+        for name, one in ({"finetune": self.plan.pruned} | self.plan.twins).items():
+            self._finetune_one(name, one, force)
+
+    def _finetune_one(self, name: str, one: Finetuned, force: bool) -> None:
+        self._build(
+            name,
+            self.plan.finetune(one),
+            lambda folder: self.stages.finetune(one, name, folder),
+            force,
+            together=True,
+        )
+
+    def _evaluate(self, force: bool) -> None:
+        self._build("evaluate", self.plan.evaluate, self.stages.evaluate, force)
+
+    def _build(self, stage: str, artifact: Artifact, make: Any, force: bool, *, together: bool = False) -> None:
+        if artifact.is_complete and not force:
+            log.info("%s: reused from %s", stage, artifact.folder)
+            return
+        artifact.build(make, force=force, together=together)
+        log.info("%s: done in %.0f s, %s", stage, artifact.facts()["seconds"], artifact.folder)
+
+
+def adopt_checkpoint(plan: Plan, checkpoint: Path) -> None:
+    """Put a checkpoint where its stage looks for one; raises ConfigError where no stage of this experiment wrote it."""
+    from scae.training.fit import CHECKPOINT, read_identity
+
+    artifact_name = read_identity(checkpoint).get("artifact")
+    artifacts = {artifact.name: artifact for artifact in plan.checkpointed()}
+    if artifact_name not in artifacts:
+        raise ConfigError(
+            f"ckpt_path={checkpoint}: a checkpoint of another configuration ({artifact_name}); "
+            f"this one has {', '.join(artifacts)}"
+        )
+    artifact = artifacts[artifact_name]
+    if artifact.is_complete:
+        log.info("ckpt_path: %s is complete already, nothing to resume", artifact.folder)
+    elif is_first_process() and checkpoint.resolve() != (artifact.partial / CHECKPOINT).resolve():
+        artifact.partial.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(checkpoint, artifact.partial / CHECKPOINT)
+
+
+def write_results(plan: Plan) -> dict[str, float]:
+    """metrics.json, run.json, report.md and a picture in the run directory; prints the table."""
+    output = Path(plan.config.paths.output)
+    metrics = collect_metrics(plan)
+    _write_json(output / "metrics.json", metrics)
+    _write_json(output / "run.json", describe_run(plan, output))
+    report = write_run(output)
+    console = terminal()
+    console.print(arms_table(metrics))
+    console.print(
+        f"report   {report}\nmetrics  {output / 'metrics.json'}\nsuite    {plan.finetune(plan.pruned).folder}"
+    )
+    return metrics
+
+
+def collect_metrics(plan: Plan) -> dict[str, float]:
+    """The metrics of the evaluation, the statistics of the connections, and what every stage took."""
+    metrics: dict[str, float] = dict(plan.evaluate.facts()["metrics"])
+    metrics |= plan.select(plan.pruned.connectivity).facts()["statistics"]
+    parts = {
+        "model": [plan.model] if plan.model else [],
+        "pretrain": [plan.pretrain],
+        "select": [plan.select(plan.pruned.connectivity)],
+        "finetune": [plan.finetune(plan.pruned)],
+        "twins": [plan.finetune(twin) for twin in plan.twins.values()],
+        "evaluate": [plan.evaluate],
+    }
+    for stage, artifacts in parts.items():
+        if artifacts:
+            metrics[f"time/{stage}"] = sum(artifact.facts()["seconds"] for artifact in artifacts)
+            metrics[f"tokens/{stage}"] = sum(artifact.facts()["tokens"] for artifact in artifacts)
+    return metrics
+
+
+def describe_run(plan: Plan, output: Path) -> dict[str, Any]:
+    """Where the artifacts of a run lie, relative to the run directory."""
+
+    def relative(path: Path) -> str:
+        return os.path.relpath(path.resolve(), output.resolve())
+
+    model = plan.config.model
+    if isinstance(model, TinyModel):
+        assert plan.model is not None
+        source: dict[str, Any] = {"path": relative(plan.model.folder), "revision": None}
+    elif model.kind == "local":
+        source = {"path": relative(Path(model.path)), "revision": None}
+    else:
+        source = {"name": model.name, "revision": model.revision}
+    stages = {
+        "pretrain": plan.pretrain,
+        "select": plan.select(plan.pruned.connectivity),
+        "finetune": plan.finetune(plan.pruned),
+        "evaluate": plan.evaluate,
+    }
+    return {
+        "model": source | {"dtype": model.dtype, "prepend_bos": plan.config.data.prepend_bos},
+        "stages": {stage: relative(artifact.folder) for stage, artifact in stages.items()},
+    }
+
+
+def _write_json(path: Path, content: Any) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)

@@ -1,0 +1,148 @@
+"""The artifacts of an experiment and what each depends on; nothing here computes anything or imports torch.
+
+    model ─► pretrain ─► select ─► finetune ─► evaluate
+
+What an artifact's name covers is decided here, and it is exactly what determines its content. So a sweep over C shares
+everything up to the selection, and the twins that do not depend on C are shared by the whole sweep.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from scae.artifacts import Artifact, fingerprint
+from scae.config import Config, Connectivity, LocalModel, Loss, TinyModel
+from scae.data import corpus_fingerprint
+
+Pass = Literal["pruned", "plain"]
+SELECTION_DEPENDS_ON = {
+    "none": (),
+    "all": (),
+    "random": ("C", "scope"),
+    "file": ("path",),
+    "contribution": ("C", "scope", "weighting", "tokens"),
+}
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A suite to be finetuned: along which connections, in which pass."""
+
+    connectivity: Connectivity
+    mode: Pass
+
+
+class Plan:
+    """Names every artifact of a configuration."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.root = Path(config.paths.artifacts)
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        return {"data": self.config.data.model_dump(mode="json"), "corpus": corpus_fingerprint(self.config.data)}
+
+    @cached_property
+    def model(self) -> Artifact | None:
+        """The embedded model, trained here; None where the model comes from elsewhere."""
+        if not isinstance(self.config.model, TinyModel):
+            return None
+        return Artifact(
+            self.root, "model", self.data | {"model": self.config.model.model_dump(), "seed": self.config.seed}
+        )
+
+    @cached_property
+    def model_identity(self) -> Any:
+        model = self.config.model
+        if self.model is not None:
+            return self.model.name
+        if isinstance(model, LocalModel):
+            return {"local": fingerprint(Path(model.path)), "dtype": model.dtype}
+        return model.model_dump()
+
+    @cached_property
+    def pretrain(self) -> Artifact:
+        config = self.config
+        return Artifact(
+            self.root,
+            "pretrain",
+            self.data
+            | {"model": self.model_identity, "training": config.pretrain.model_dump(mode="json")}
+            | {"sites": config.sites.model_dump(), "sae": config.sae.model_dump()}
+            | self._trainer(),
+        )
+
+    def select(self, connectivity: Connectivity) -> Artifact:
+        relevant = {name: getattr(connectivity, name) for name in SELECTION_DEPENDS_ON[connectivity.method]}
+        if connectivity.method == "file":
+            relevant["path"] = fingerprint_file(Path(connectivity.path or ""))
+        made_from = {"method": connectivity.method, "seed": self.config.seed} | relevant
+        return Artifact(self.root, "select", made_from, (self.pretrain.name,))
+
+    def finetune(self, one: Finetuned) -> Artifact:
+        config = self.config
+        made_from = {
+            "training": config.finetune.model_dump(),
+            "loss": config.loss.model_dump(mode="json"),
+            "mode": one.mode,
+        }
+        upstream = [self.pretrain.name] + ([self.select(one.connectivity).name] if one.mode == "pruned" else [])
+        return Artifact(self.root, "finetune", made_from | self._trainer(), tuple(upstream))
+
+    @property
+    def pruned(self) -> Finetuned:
+        """The suite that the experiment is about."""
+        return Finetuned(self.config.connectivity, "pruned")
+
+    @property
+    def random(self) -> Connectivity:
+        """As many connections, drawn at random."""
+        return self.config.connectivity.model_copy(update={"method": "random"})
+
+    @property
+    def twins(self) -> dict[str, Finetuned]:
+        """Suites finetuned in the same way, without which no claim about the connections can be made."""
+        if not self.config.evaluation.twins:
+            return {}
+        none = self.config.connectivity.model_copy(update={"method": "none"})
+        return {
+            "random": Finetuned(self.random, "pruned"),
+            "none": Finetuned(none, "pruned"),
+            "plain_finetuned": Finetuned(self.config.connectivity, "plain"),
+        }
+
+    @cached_property
+    def evaluate(self) -> Artifact:
+        upstream = [self.finetune(self.pruned).name, self.select(self.random).name]
+        upstream += [self.finetune(twin).name for twin in self.twins.values()]
+        made_from = {"evaluation": self.config.evaluation.model_dump(), "C": self.config.connectivity.C}
+        return Artifact(self.root, "evaluate", made_from, tuple(upstream))
+
+    def checkpointed(self) -> list[Artifact]:
+        """The artifacts that a checkpoint can belong to."""
+        found = [self.pretrain, self.finetune(self.pruned), *map(self.finetune, self.twins.values())]
+        return [*([self.model] if self.model else []), *found]
+
+    def _trainer(self) -> dict[str, Any]:
+        """What of the trainer changes the numbers; the devices do not, a batch is counted over all of them."""
+        trainer = self.config.trainer
+        return {
+            "precision": trainer.precision,
+            "accumulate": trainer.accumulate,
+            "clip": trainer.clip,
+            "seed": self.config.seed,
+        }
+
+
+def fingerprint_file(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def describe_loss(loss: Loss) -> str:
+    """The terms with a weight, for the log."""
+    weights = {name: getattr(loss, name).weight for name in Loss.model_fields}
+    return " + ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)

@@ -1,0 +1,206 @@
+"""What each stage of an experiment does, once its inputs are there."""
+
+import logging
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from scae.config import Config, ConfigError, Connectivity, LocalModel, TinyModel
+from scae.connections import Connections
+from scae.data import Batch, TokenWindows, WindowModule, documents, heldout_batches, train_and_heldout, train_tokenizer
+from scae.data.corpus import is_heldout
+from scae.evaluation import Arm, bypass_share, evaluate
+from scae.evaluation.unigram import unigram, unigram_ce
+from scae.lm import LanguageModel, Trace, open_model
+from scae.lm.tiny import TinyTraining, build_tiny, save_tiny
+from scae.objectives import Objective
+from scae.plan import Finetuned, Plan, describe_loss
+from scae.selection import choose
+from scae.suite import Mode, Suite, choose_sites
+from scae.suite.files import load, save
+from scae.training import Place, SuiteTraining, fit, start_at_the_mean
+
+log = logging.getLogger(__name__)
+MEAN_BATCHES = 8  # micro-steps whose mean starts the decoder biases
+
+
+class Stages:
+    """The work of the stages. Models, windows and suites are opened when the first stage that runs asks for them."""
+
+    def __init__(self, config: Config, plan: Plan) -> None:
+        self.config, self.plan = config, plan
+        lightning.seed_everything(config.seed, workers=True, verbose=False)
+
+    # What the stages share.
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the stages that are no fit run."""
+        wanted = self.config.trainer.accelerator
+        if wanted in ("auto", "cuda") and torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if wanted == "mps" else "cpu")
+
+    @cached_property
+    def lm(self) -> LanguageModel:
+        model, data = self.config.model, self.config.data
+        name: str | Path
+        if isinstance(model, TinyModel):
+            assert self.plan.model is not None
+            name, revision = self.plan.model.folder, None
+        else:
+            name, revision = (Path(model.path), None) if isinstance(model, LocalModel) else (model.name, model.revision)
+        lm = open_model(name, dtype=model.dtype, prepend_bos=data.prepend_bos, revision=revision)
+        if data.context > lm.context:
+            raise ConfigError(f"data.context={data.context}: {name} takes at most {lm.context} tokens")
+        return lm.to(self.device)
+
+    @cached_property
+    def windows(self) -> tuple[TokenWindows, TokenWindows]:
+        """The windows to train on, and those that only evaluation sees."""
+        return train_and_heldout(self.config.data, self.lm.tokenizer, self.plan.root)
+
+    def sample(self, tokens: int) -> Iterator[Trace]:
+        """Clean runs on about `tokens` tokens of the training text, drawn from everywhere in it."""
+        size = self.config.evaluation.batch_size
+        count = max(1, tokens // (size * self.config.data.context))
+        module = WindowModule(train=self.windows[0], batch_size=size, steps=count, seed=self.config.seed)
+        for step in range(count):
+            yield self._trace(module.batch(step, rank=0, world_size=1))
+
+    def heldout(self) -> Iterator[Trace]:
+        evaluation = self.config.evaluation
+        for batch in heldout_batches(self.windows[1], tokens=evaluation.tokens, batch_size=evaluation.batch_size):
+            yield self._trace(batch)
+
+    def _trace(self, batch: Batch) -> Trace:
+        return self.lm.trace(batch.tokens.to(self.device), batch.live.to(self.device))
+
+    # The stages. Each writes into `folder` and returns facts for artifact.json.
+
+    def model(self, folder: Path) -> dict[str, Any]:
+        """Train the tokenizer and the embedded model on the training documents."""
+        config, model = self.config, self.config.model
+        assert isinstance(model, TinyModel)
+        texts = (text for i, text in enumerate(documents(config.data)) if not is_heldout(i, config.data.heldout))
+        tokenizer = train_tokenizer(texts, model.vocab_size)
+        train, _ = train_and_heldout(config.data, tokenizer, self.plan.root)
+        data = WindowModule(train=train, batch_size=model.batch_size, steps=model.steps, seed=config.seed)
+        network = build_tiny(model, tokenizer, context=config.data.context)
+        one_device = config.trainer.model_copy(update={"strategy": "auto", "devices": 1, "accumulate": 1})
+        tokens = model.batch_size * config.data.context
+        assert self.plan.model is not None
+        module = TinyTraining(network, model, identity={"artifact": self.plan.model.name})
+        fit(
+            module,
+            data,
+            steps=model.steps,
+            tokens_per_step=tokens,
+            trainer=one_device,
+            logger=config.logger,
+            place=self._place("model", folder),
+            seed=config.seed,
+        )
+        save_tiny(network, tokenizer, folder)
+        return {"tokens": model.steps * tokens}
+
+    def pretrain(self, folder: Path) -> dict[str, Any]:
+        """Train every dictionary on its own module."""
+        config = self.config
+        sites = choose_sites(self.lm.paths, config.sites.layers, list(config.sites.kinds))
+        suite = Suite.from_config(config.sae, sites, self.lm).to(self.device)
+        objective = Objective.from_config(config.pretrain.loss, config.sae)
+        mode: Mode = "spliced" if objective.reads_stream else "plain"
+        features = ", ".join(sorted({str(size) for size in suite.layout.sizes}))
+        message = "pretrain: %d sites of %s features, %s, %s pass"
+        log.info(message, len(sites), features, describe_loss(config.pretrain.loss), mode)
+        steps = config.pretrain.steps * config.trainer.accumulate
+        data = WindowModule(train=self.windows[0], batch_size=config.pretrain.batch_size, steps=steps, seed=config.seed)
+        start_at_the_mean(suite, [data.batch(step, rank=0, world_size=1) for step in range(min(MEAN_BATCHES, steps))])
+        return self._train(suite, objective, mode, "pretrain", self.plan.pretrain.name, data, folder)
+
+    def select(self, connectivity: Connectivity, folder: Path) -> dict[str, Any]:
+        """Choose the connections."""
+        suite = load(self.plan.pretrain.folder, self.lm)
+        connections, stats = choose(connectivity, suite, self.sample(connectivity.tokens), seed=self.config.seed)
+        connections.save(folder / "connections.safetensors")
+        log.info(
+            "select: %s, %d connections, in-degree %.1f on average",
+            connectivity.method,
+            len(connections),
+            stats["connectivity/in_degree_mean"],
+        )
+        measured = connectivity.method == "contribution"
+        return {"statistics": stats, "tokens": connectivity.tokens if measured else 0}
+
+    def finetune(self, one: Finetuned, name: str, folder: Path) -> dict[str, Any]:
+        """Train the suite in the pass that it will be used in."""
+        config = self.config
+        suite = self.suite(self.plan.pretrain.folder, one.connectivity if one.mode == "pruned" else None)
+        objective = Objective.from_config(config.loss, config.sae)
+        log.info("%s: %s, %s pass", name, describe_loss(config.loss), one.mode)
+        data = WindowModule(
+            train=self.windows[0],
+            batch_size=config.finetune.batch_size,
+            steps=config.finetune.steps * config.trainer.accumulate,
+            seed=config.seed + 1,  # other batches than those that pretraining began with
+        )
+        return self._train(suite, objective, one.mode, name, self.plan.finetune(one).name, data, folder)
+
+    def evaluate(self, folder: Path) -> dict[str, Any]:
+        """Compare every arm on held-out text."""
+        plan = self.plan
+        pretrained = plan.pretrain.folder
+        pruned = Arm("pruned", self.suite(plan.finetune(plan.pruned).folder, plan.pruned.connectivity), "pruned")
+        arms = [
+            Arm("plain", plain := self.suite(pretrained), "plain"),
+            Arm("dense", plain, "dense"),
+            pruned,
+            Arm("pruned_no_finetune", self.suite(pretrained, plan.pruned.connectivity), "pruned"),
+            Arm("random_no_finetune", self.suite(pretrained, plan.random), "pruned"),
+        ]
+        for name, twin in plan.twins.items():
+            suite = self.suite(plan.finetune(twin).folder, twin.connectivity if twin.mode == "pruned" else None)
+            arms.append(Arm(name, suite, twin.mode))
+        metrics = evaluate(self.lm, arms, self.heldout)
+        vocab = self.lm.paths.W_U.shape[1]
+        metrics["lm/ce_unigram"] = unigram_ce(unigram(self.windows[0], vocab), self.heldout())
+        metrics |= bypass_share(pruned, self.heldout())
+        return {"metrics": metrics, "tokens": self.config.evaluation.tokens}
+
+    def suite(self, folder: Path, connectivity: Connectivity | None = None) -> Suite:
+        """A stored suite, with the connections that a selection chose."""
+        suite = load(folder, self.lm)
+        if connectivity is not None:
+            suite.connect(Connections.load(self.plan.select(connectivity).folder / "connections.safetensors"))
+        return suite
+
+    def _train(
+        self, suite: Suite, objective: Objective, mode: Mode, name: str, artifact: str, data: WindowModule, folder: Path
+    ) -> dict[str, Any]:
+        config = self.config
+        training = config.pretrain if name == "pretrain" else config.finetune
+        tokens = training.batch_size * config.data.context * config.trainer.accumulate
+        module = SuiteTraining(
+            suite, objective, training, mode=mode, clip=config.trainer.clip, identity={"artifact": artifact}
+        )
+        fit(
+            module,
+            data,
+            steps=training.steps,
+            tokens_per_step=tokens,
+            trainer=config.trainer,
+            logger=config.logger,
+            place=self._place(name, folder),
+            seed=config.seed,
+        )
+        self.lm.to(self.device)
+        save(suite.to(self.device), config.sae, folder)
+        return {"tokens": training.steps * tokens}
+
+    def _place(self, stage: str, folder: Path) -> Place:
+        return Place(stage, folder, Path(self.config.paths.output).name)

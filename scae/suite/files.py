@@ -1,0 +1,49 @@
+"""A suite on disk: `suite.safetensors`, `suite.json`, and `connections.safetensors` where it has been pruned."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from scae.config import Sae
+from scae.connections import Connections
+from scae.lm import LanguageModel
+from scae.sites import Site
+from scae.suite.suite import Suite
+
+FORMAT = 1
+
+
+def save(suite: Suite, sae: Sae, folder: Path) -> None:
+    """Write the dictionaries, and their connections unless the suite has all of them."""
+    tensors = {
+        f"{site}.{name}": value.detach().cpu().contiguous()
+        for site in suite.sites
+        for name, value in suite[site].state_dict().items()
+    }
+    save_file(tensors, folder / "suite.safetensors")
+    note = {"format": FORMAT, "sae": sae.model_dump(), "sites": [str(site) for site in suite.sites]}
+    (folder / "suite.json").write_text(json.dumps(note, indent=2) + "\n")
+    if not suite.connections.edge_list.is_complete:
+        suite.connections.edge_list.save(folder / "connections.safetensors")
+
+
+def load(folder: Path, lm: LanguageModel) -> Suite:
+    """Read what `save` wrote; raises ValueError naming the file that is missing or does not fit."""
+    for name in ("suite.json", "suite.safetensors"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} holds no suite: {name} is missing")
+    note = json.loads((folder / "suite.json").read_text())
+    if note["format"] != FORMAT:
+        raise ValueError(f"{folder / 'suite.json'}: format {note['format']}, this version reads {FORMAT}")
+    suite = Suite.from_config(Sae.model_validate(note["sae"]), [Site.parse(site) for site in note["sites"]], lm)
+    tensors = load_file(folder / "suite.safetensors")
+    for site in suite.sites:
+        own = {name.removeprefix(f"{site}."): t for name, t in tensors.items() if name.startswith(f"{site}.")}
+        try:
+            suite[site].load_state_dict(own, strict=True)
+        except RuntimeError as error:
+            raise ValueError(f"{folder / 'suite.safetensors'}: {site} does not fit suite.json: {error}") from error
+    if (folder / "connections.safetensors").is_file():
+        suite.connect(Connections.load(folder / "connections.safetensors"))
+    return suite.to(lm.device)
