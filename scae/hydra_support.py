@@ -27,7 +27,7 @@ from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
 from scae.config import Config
@@ -154,9 +154,10 @@ def _no_record(status: str, error: str | None) -> None:
     """The other processes of a job leave the record to the first."""
 
 
-def _overrides(written: ListConfig) -> list[str]:
+def _overrides(written: Any) -> list[str]:
     """As they were typed: an interpolation in an override is text here, to be resolved where its key is."""
-    return [str(override) for override in OmegaConf.to_container(written, resolve=False)]
+    plain: Any = OmegaConf.to_container(written, resolve=False)
+    return [str(override) for override in plain]
 
 
 @functools.cache
@@ -180,7 +181,7 @@ def pin_job_argv() -> None:
 
     Flags come first, because Lightning appends overrides and argparse takes no second group of them after a flag.
     """
-    job = HydraConfig.get()
+    job: Any = HydraConfig.get()
     flags = get_args_parser().parse_args(sys.argv[1:])
     kept = [f"--{name.replace('_', '-')}={value}" for name in ("config_path", "config_name", "config_dir")
             if (value := getattr(flags, name)) is not None]  # fmt: skip

@@ -26,7 +26,7 @@ class Site:
             raise ValueError(
                 f"'{text}' is no site: write LAYER.KIND with kind one of {', '.join(KINDS)}, as in '3.attn'"
             )
-        return cls(int(layer), kind)  # type: ignore[arg-type]  # narrowed by the test above
+        return cls(int(layer), kind)
 
     def __str__(self) -> str:
         return f"{self.layer}.{self.kind}"

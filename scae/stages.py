@@ -22,10 +22,10 @@ from scae.plan import Finetuned, Plan, describe_loss
 from scae.selection import choose
 from scae.suite import Mode, Suite, choose_sites
 from scae.suite.files import load, save
-from scae.training import Place, SuiteTraining, fit, start_at_the_mean
+from scae.training import Place, SuiteTraining, fit, start_from_data
 
 log = logging.getLogger(__name__)
-MEAN_BATCHES = 8  # micro-steps whose mean starts the decoder biases
+FIRST_BATCHES = 8  # micro-steps that a new suite takes its biases and scales from
 
 
 class Stages:
@@ -120,7 +120,7 @@ class Stages:
         log.info(message, len(sites), features, describe_loss(config.pretrain.loss), mode)
         steps = config.pretrain.steps * config.trainer.accumulate
         data = WindowModule(train=self.windows[0], batch_size=config.pretrain.batch_size, steps=steps, seed=config.seed)
-        start_at_the_mean(suite, [data.batch(step, rank=0, world_size=1) for step in range(min(MEAN_BATCHES, steps))])
+        start_from_data(suite, [data.batch(step, rank=0, world_size=1) for step in range(min(FIRST_BATCHES, steps))])
         return self._train(suite, objective, mode, "pretrain", self.plan.pretrain.name, data, folder)
 
     def select(self, connectivity: Connectivity, folder: Path) -> dict[str, Any]:

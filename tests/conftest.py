@@ -1,6 +1,6 @@
 """Tiny random language models of three architectures, and suites and connections for them.
 
-`scae` is imported inside the fixtures: what is imported before pytest is configured escapes jaxtyping's checks.
+torch and `scae` are imported inside the fixtures, so that tests which need neither start at once.
 """
 
 import os

@@ -37,9 +37,7 @@ TRUTH = {False: ["0111", "0011", "0001", "0000"], True: ["0011", "0011", "0000",
 
 @pytest.mark.parametrize("parallel", [False, True], ids=["sequential", "parallel"])
 def test_precedes(parallel: bool) -> None:
-    table = [
-        "".join(str(int(precedes(up, down, parallel=parallel))) for down in SITES[:4]) for up in SITES[:4]
-    ]
+    table = ["".join(str(int(precedes(up, down, parallel=parallel))) for down in SITES[:4]) for up in SITES[:4]]
     assert table == TRUTH[parallel]
 
 

@@ -38,6 +38,7 @@ def documents(data: Data) -> Iterator[str]:
 
     Raises ConfigError where the corpus has no text, or a row lacks `data.field`.
     """
+    texts: Iterator[str]
     if isinstance(data, StdlibData):
         texts, source = map(_read_source, _stdlib_files()), "data.kind=stdlib"
     elif isinstance(data, TextData):

@@ -57,7 +57,8 @@ class WindowModule(lightning.LightningDataModule):
             return MicroSteps(self, first=0, rank=0, world_size=1)
         # Restored before Lightning asks for the loader; `processed` counts the batches whose training_step and
         # optimiser step are in the checkpoint, whatever hook it was saved from.
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        done = progress.processed
         return MicroSteps(self, first=done, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
 
     def state_dict(self) -> dict[str, Any]:

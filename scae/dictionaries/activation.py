@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
-from scae.kernels import SparseCode
+from scae.kernels import SparseCode, largest
 from scae.typing import Bool, Float, Tensor
 
 
@@ -36,10 +36,8 @@ class TopK(Activation):
         super().__init__()
         self.k = k
 
-    @torch.no_grad()
     def forward(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:
-        values, features = pre.topk(self.k, dim=1, sorted=False)
-        return SparseCode.from_rows((values > 0) & live[:, None], features, values, pre.shape[1])
+        return largest(pre, self.k, live)
 
 
 class BatchTopK(Activation):

@@ -102,11 +102,6 @@ class Dictionary(nn.Module):
         self.tokens_since_fired[fired] = 0
 
     @torch.no_grad()
-    def initialise(self, mean: Float[Tensor, " d_model"]) -> None:
-        """Start `b_dec` at the mean of what is reconstructed."""
-        self.b_dec.copy_(mean)
-
-    @torch.no_grad()
     def project_decoder_gradient(self) -> None:
         """Remove from the decoder's gradient what would change the norm of its rows."""
         if self.W_dec.grad is not None:
@@ -116,4 +111,4 @@ class Dictionary(nn.Module):
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Scale every decoder row to norm 1."""
-        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))

@@ -10,9 +10,18 @@ import torch
 import torch.nn.functional as F
 from numba import njit, prange
 
-from scae.kernels.code import SparseCode
+from scae.kernels.code import SparseCode, Support, pointers
 from scae.kernels.edges import Edges
-from scae.typing import Float, Int, Tensor
+from scae.typing import Bool, Float, Int, Tensor
+
+
+def largest(pre: Float[Tensor, "token feature"], k: int, live: Bool[Tensor, " token"]) -> SparseCode:
+    """See `reference.largest`; one walk over each row with a heap of k (measured twice as fast as `topk`)."""
+    values, features = pre.new_empty(len(pre), k), torch.empty(len(pre), k, dtype=torch.int64)
+    counts = torch.empty(len(pre), dtype=torch.int64)
+    _largest(_array(pre), _array(live), _array(values), _array(features), _array(counts))
+    keep = torch.arange(k) < counts[:, None]
+    return SparseCode(Support(pointers(counts), features[keep], pre.shape[1]), values[keep])
 
 
 def bag(
@@ -84,6 +93,37 @@ def _stack(codes: list[SparseCode]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     crow = np.stack([_array(code.crow) + start for code, start in zip(codes, starts, strict=False)])
     col = np.concatenate([_array(code.col) + offset for code, offset in zip(codes, offsets, strict=False)])
     return crow, col, np.concatenate([_array(code.value) for code in codes])
+
+
+@njit(parallel=True, cache=True)
+def _largest(pre, live, values, features, counts):
+    """Each row of `values` is a binary heap whose root is the smallest entry kept so far."""
+    k = values.shape[1]
+    for n in prange(len(pre)):
+        count, bar = 0, pre.dtype.type(0)
+        for f in range(pre.shape[1] if live[n] else 0):
+            v = pre[n, f]
+            if v > bar:
+                if count < k:  # sift up from a new leaf
+                    at = count
+                    count += 1
+                    while at > 0 and values[n, (at - 1) // 2] > v:
+                        values[n, at], features[n, at] = values[n, (at - 1) // 2], features[n, (at - 1) // 2]
+                        at = (at - 1) // 2
+                else:  # the root leaves, sift down
+                    at = 0
+                    while 2 * at + 1 < k:
+                        child = 2 * at + 1
+                        if child + 1 < k and values[n, child + 1] < values[n, child]:
+                            child += 1
+                        if values[n, child] >= v:
+                            break
+                        values[n, at], features[n, at] = values[n, child], features[n, child]
+                        at = child
+                values[n, at], features[n, at] = v, f
+                if count == k:
+                    bar = values[n, 0]
+        counts[n] = count
 
 
 @njit(parallel=True, cache=True, fastmath=True)

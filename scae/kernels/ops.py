@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from scae.kernels import cpu, reference
 from scae.kernels.code import SparseCode
 from scae.kernels.edges import Edges
-from scae.typing import Float, Tensor
+from scae.typing import Bool, Float, Tensor
 
 BACKENDS: dict[str, ModuleType] = {"reference": reference, "cpu": cpu}
 _forced: list[str] = []
@@ -37,6 +37,11 @@ def backend_for(tensor: Tensor) -> ModuleType:
     if _forced:
         return BACKENDS[_forced[-1]]
     return cpu if tensor.device.type == "cpu" else reference
+
+
+def largest(pre: Float[Tensor, "token feature"], k: int, live: Bool[Tensor, " token"]) -> SparseCode:
+    """The k largest positive entries of each live row; carries no gradient."""
+    return backend_for(pre).largest(pre.detach(), k, live)
 
 
 def decode(code: SparseCode, decoder: Float[Tensor, "feature d_model"]) -> Float[Tensor, "token d_model"]:
@@ -82,9 +87,7 @@ def _bag(code: SparseCode, value: Tensor, table: Tensor) -> Tensor:
 
 def _bag_transposed(code: SparseCode, value: Tensor, table: Tensor) -> Tensor:
     """`code.dense().T @ table`."""
-    order = torch.argsort(code.col, stable=True)
-    counts = torch.bincount(code.col, minlength=code.n_features)
-    ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    ptr, order = code.support.by_feature
     return backend_for(table).bag(ptr, code.row[order], value[order, None], table[:, None])[:, 0]
 
 

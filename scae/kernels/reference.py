@@ -4,7 +4,13 @@ import torch
 
 from scae.kernels.code import SparseCode
 from scae.kernels.edges import Edges
-from scae.typing import Float, Int, Tensor
+from scae.typing import Bool, Float, Int, Tensor
+
+
+def largest(pre: Float[Tensor, "token feature"], k: int, live: Bool[Tensor, " token"]) -> SparseCode:
+    """The k largest positive entries of each live row."""
+    values, features = pre.topk(k, dim=1, sorted=False)
+    return SparseCode.from_rows((values > 0) & live[:, None], features, values, pre.shape[1])
 
 
 def bag(

@@ -26,8 +26,10 @@ def open_model(name: str | Path, *, dtype: str, prepend_bos: bool | str, revisio
     prepend_bos: whether windows begin with a BOS; "auto": if the tokenizer has one.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
     from transformer_lens.model_bridge import TransformerBridge
 
+    disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         hf = AutoModelForCausalLM.from_pretrained(

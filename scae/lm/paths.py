@@ -15,7 +15,7 @@ The weights are those of the folded model: normalisation weights and value biase
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -53,8 +53,9 @@ class LinearPaths:
         return tuple(Site(layer, kind) for layer in range(self.n_layers) for kind in ("attn", "mlp"))
 
     def to(self, target: torch.device | torch.dtype) -> Self:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value.to(target) for name, value in tensors.items() if isinstance(value, Tensor)})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: value.to(target) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
     def centre(self, rows: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """P: subtract the mean over d_model where the normalisation does."""

@@ -21,7 +21,7 @@ from scae.report.files import write
 DPI = 150
 INK = "#333333"
 FAINT = "#8A8A8A"
-LOOK = {
+LOOK: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.edgecolor": "#B0B0B0",

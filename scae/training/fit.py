@@ -1,6 +1,7 @@
 """One fit: a Lightning trainer that checkpoints into a folder and resumes from what it finds there."""
 
 import logging
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -44,6 +45,9 @@ def fit(
     if checkpoint.exists():
         log.info("%s: resuming from %s", place.stage, checkpoint)
     loggers = _logger(logger, place)
+    warnings.filterwarnings("ignore", message=".*exists and is not empty")  # the folder is ours, also when resuming
+    warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning 2.6 with torch 2.13
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step")
     try:
         lightning.Trainer(
             accelerator=trainer.accelerator,

@@ -10,7 +10,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from scae.config import Training
 from scae.objectives import Objective
 from scae.schedule import trapezoid
-from scae.sites import Site
 from scae.suite import Mode, Suite, SuiteOutput
 
 
@@ -81,14 +80,17 @@ class SuiteTraining(lightning.LightningModule):
 
 
 @torch.no_grad()
-def start_at_the_mean(suite: Suite, batches: list[Any]) -> None:
-    """Set every `b_dec` to the mean of what its dictionary reconstructs over these batches."""
-    sums: dict[Site, torch.Tensor] = {}
-    count = 0
-    for batch in batches:
-        trace = suite.lm.trace(batch.tokens.to(suite.lm.device), batch.live.to(suite.lm.device), patterns=False)
-        count += trace.n_live
-        for site in suite.sites:
-            sums[site] = sums.get(site, 0) + trace.outputs[site][trace.live].sum(0)
-    for site in suite.sites:
-        suite[site].initialise(sums[site] / count)
+def start_from_data(suite: Suite, batches: list[Any]) -> None:
+    """Set every `b_dec` to the mean of what its dictionary reconstructs, and scale its encoder so that what it adds to
+    that mean is as large, over these batches, as what the target adds: modules differ in scale by orders of magnitude.
+    """
+    lm = suite.lm
+    traces = [lm.trace(b.tokens.to(lm.device), b.live.to(lm.device), patterns=False) for b in batches]
+    targets = {site: torch.cat([trace.outputs[site][trace.live] for trace in traces]) for site in suite.sites}
+    for site, target in targets.items():
+        suite[site].b_dec.copy_(target.mean(0))
+    outs = [suite(trace, mode="plain") for trace in traces]
+    for site, target in targets.items():
+        ours = torch.cat([out.outputs[site][out.live] for out in outs])
+        mean = suite[site].b_dec
+        suite[site].W_enc.mul_((target - mean).norm() / (ours - mean).norm().clamp_min(1e-12))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scae.kernels import Edges, SparseCode, decode, edge_weights, encode_at, spread, use
+from scae.kernels import Edges, SparseCode, decode, edge_weights, encode_at, spread, tally, use
 from scae.typing import Tensor
 
 BACKENDS = ("reference", "cpu")
@@ -205,6 +205,36 @@ def test_spread(backend: str, case: Case) -> None:
         return torch.einsum("nj,ijh->nhi", torch.cat([d for _, d in pairs], dim=1), matrix)
 
     check(case, backend, [*values, weight], lambda: spread(codes, edges, weight), dense)
+
+
+@on_each_backend
+@on_random_input
+@given(case=CASES)
+@example(case=FULL)
+@example(case=NOTHING)
+def test_tally(backend: str, case: Case) -> None:
+    generator = torch.Generator().manual_seed(case.seed)
+    draw = case.random(generator)
+    support = case.support(generator, case.sizes[0])
+    value, table = draw(int(support.sum())), draw(case.tokens, case.width)
+    code, dense = code_and_dense(support, value)
+    with use(backend):
+        found = tally(code, table)
+    tolerance = {"rtol": 1e-10, "atol": 1e-11} if case.double else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(found, (dense.T @ table).detach(), **tolerance)
+    assert not found.requires_grad
+
+
+@on_random_input
+@given(case=CASES, ends=st.tuples(st.integers(0, 6), st.integers(0, 6)))
+def test_columns_of_a_code(case: Case, ends: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(case.seed)
+    support = case.support(generator, 6)
+    code = SparseCode.where(support, torch.randn(support.shape, generator=generator))
+    start, stop = min(ends), max(ends)
+    part = code.columns(slice(start, stop))
+    assert (part.n_features, part.n_tokens) == (stop - start, code.n_tokens)
+    assert torch.equal(part.dense(), code.dense()[:, start:stop])
 
 
 @on_random_input

@@ -422,24 +422,33 @@ def test_a_window_of_padding_has_a_gradient_of_zero(lm: LanguageModel, trace: Tr
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("activation", ["topk", "relu"])
 def test_gradients_are_those_of_finite_differences(
-    lm: LanguageModel, trace: Trace, make_suite: Make, ragged: Ragged, mode: Mode, activation: str
+    lm: LanguageModel,
+    trace: Trace,
+    make_suite: Make,
+    ragged: Ragged,
+    mode: Mode,
+    activation: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Along two random directions in the space of every parameter of every site."""
+    """Along a random direction in the space of every parameter of every site."""
+    # live attention patterns of Llama are rounded to float32 whatever the model is in, too coarse for differences
+    softmax = torch.nn.functional.softmax
+    monkeypatch.setattr(torch.nn.functional, "softmax", lambda x, dim, dtype=None: softmax(x, dim=dim))
     suite = make_suite(lm, activation=activation)
     suite.connect(ragged(suite.layout))
     generator = torch.Generator().manual_seed(3)
     names, values = zip(*((n, p.detach().clone()) for n, p in suite.named_parameters()), strict=True)
-    directions = [torch.randn(2, *v.shape, dtype=v.dtype, generator=generator) for v in values]
+    directions = [torch.randn(v.shape, dtype=v.dtype, generator=generator) for v in values]
 
     def functional(amounts: torch.Tensor) -> torch.Tensor:
         moved = {
-            name: value + torch.tensordot(amount, direction, 1)
+            name: value + amount * direction
             for name, value, amount, direction in zip(names, values, amounts, directions, strict=True)
         }
         return linear(torch.func.functional_call(suite, moved, (trace, mode))) / 100
 
-    amounts = torch.zeros(len(names), 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(functional, (amounts,), eps=1e-6, atol=1e-6, rtol=1e-5)
+    amounts = torch.zeros(len(names), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(functional, (amounts,), eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
