@@ -8,7 +8,6 @@ and belong to sites that precede it.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import torch
 from safetensors import safe_open
@@ -62,7 +61,7 @@ class Inputs:
     up: Int[Tensor, " edge"]
 
     @classmethod
-    def from_pairs(cls, down: Int[Tensor, " edge"], up: Int[Tensor, " edge"], n_down: int) -> Self:
+    def from_pairs(cls, down: Int[Tensor, " edge"], up: Int[Tensor, " edge"], n_down: int) -> "Inputs":
         """Sorted by downstream, then upstream feature; pairs must be unique."""
         span = int(up.max()) + 1 if len(up) else 1
         order = torch.argsort(down.long() * span + up.long())

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from scae import process
 from scae.artifacts import Artifact, is_first_process
 from scae.config import STAGES, Config, ConfigError, TinyModel
 from scae.plan import Finetuned, Plan
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config) -> float | None:
-    """Run the stages that the configuration names, with what they need; returns `optimized_metric` where it is known."""
+    """Run the stages asked for, with what they need; returns `optimized_metric` where it is known."""
     plan = Plan(config)
     if config.ckpt_path is not None:
         adopt_checkpoint(plan, Path(config.ckpt_path))
@@ -39,10 +40,9 @@ class Execution:
     """Builds the artifacts of a plan."""
 
     def __init__(self, plan: Plan) -> None:
-        from scae.memory import keep_freed_memory
+        process.prepare()
         from scae.stages import Stages  # imports torch
 
-        keep_freed_memory()
         self.plan = plan
         self.stages = Stages(plan.config, plan)
 

@@ -1,8 +1,7 @@
-"""Between Hydra and the experiment: the command and its errors, the record of every job, and DDP inside a sweep.
+"""Between Hydra and the experiment: the command and its errors, and the record of every job.
 
 Hydra alone prints a misspelt key without the right spelling, shows a traceback for every bad value, and calls no
-callback at the end of a sweep in which a job failed; Lightning's `ddp` replays the command line in every process it
-starts, which under `-m` would be the whole sweep again. Nothing here imports torch before the experiment does.
+callback at the end of a sweep in which a job failed. Nothing here imports torch before the experiment does.
 """
 
 import functools
@@ -13,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,29 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser  # the one place that knows Hydra's flags
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
+from scae.artifacts import is_first_process
 from scae.config import Config
 from scae.config_errors import ConfigError, cannot_run, lookup, missing_value, nearest, unknown_choice, unknown_key
+from scae.relaunch import DEPTH, check_launch, overrides, pin_job_argv, release_job, stop_processes
 
 log = logging.getLogger(__name__)
 
 Task = Callable[[DictConfig], float | None]
-RANK_VARIABLES = (
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)  # Lightning's launcher sets them
-DEPTH = "SCAE_LAUNCH_DEPTH"  # 0: what the user typed; 1: a process that Lightning started for another device
 
 
 def command(*, config_path: str, config_name: str) -> Callable[[Task], Callable[[], None]]:
@@ -65,7 +56,7 @@ def command(*, config_path: str, config_name: str) -> Callable[[Task], Callable[
             start = hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(job)
             with _environment():
                 try:
-                    _check_launch()
+                    check_launch()
                     start()
                 except KeyboardInterrupt:
                     _leave("interrupted; the same command continues where it stopped", code=130)
@@ -101,9 +92,7 @@ def _run_job(task: Task, config: DictConfig, inherited: frozenset[str], failures
     """Run the task, log what goes wrong in the log of the job, and leave a record of how it ended."""
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     directory = Path(HydraConfig.get().runtime.output_dir)
-    first_process = all(
-        os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
-    )
+    first_process = is_first_process()
     if not first_process:
         logging.getLogger().setLevel(logging.WARNING)  # the first process says it for all
     write = functools.partial(_write_record, directory, time.monotonic()) if first_process else _no_record
@@ -140,7 +129,7 @@ def _write_record(directory: Path, started: float, status: str, error: str | Non
     record = {
         "status": status,
         "error": error,
-        "overrides": _overrides(job.overrides.task),
+        "overrides": overrides(job.overrides.task),
         "choices": {group: name for group, name in job.runtime.choices.items() if not group.startswith("hydra/")},
         "commit": _commit(),
         "seconds": round(time.monotonic() - started, 3),
@@ -154,12 +143,6 @@ def _no_record(status: str, error: str | None) -> None:
     """The other processes of a job leave the record to the first."""
 
 
-def _overrides(written: Any) -> list[str]:
-    """As they were typed: an interpolation in an override is text here, to be resolved where its key is."""
-    plain: Any = OmegaConf.to_container(written, resolve=False)
-    return [str(override) for override in plain]
-
-
 @functools.cache
 def _commit() -> str | None:
     """The commit of this code, with `-dirty` where files differ from it; None outside a repository."""
@@ -171,65 +154,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-# DDP: Lightning starts the other processes of a job by running sys.argv again.
-
-
-def pin_job_argv() -> None:
-    """Make sys.argv mean this job, run alone in the job's own directory, and not the whole sweep again.
-
-    Flags come first, because Lightning appends overrides and argparse takes no second group of them after a flag.
-    """
-    job: Any = HydraConfig.get()
-    flags = get_args_parser().parse_args(sys.argv[1:])
-    kept = [f"--{name.replace('_', '-')}={value}" for name in ("config_path", "config_name", "config_dir")
-            if (value := getattr(flags, name)) is not None]  # fmt: skip
-    ours = [part for part in _overrides(job.overrides.hydra) if not part.lstrip("+").startswith("hydra.mode=")]
-    sys.argv = [sys.argv[0], *kept, *ours, *_overrides(job.overrides.task), "hydra.mode=RUN"]
-    with read_write(job):
-        job.run.dir = job.runtime.output_dir  # what Lightning passes on as hydra.run.dir
-
-
-def release_job(inherited: frozenset[str]) -> None:
-    """Forget the process group of a job, so that the next job of the sweep starts its own.
-
-    Only in the process that launched the others: without LOCAL_RANK the others would launch processes themselves.
-    """
-    if "LOCAL_RANK" in inherited:
-        return
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
-    for name in RANK_VARIABLES:
-        if name not in inherited:
-            os.environ.pop(name, None)
-
-
-def stop_processes() -> None:
-    """End the processes that Lightning started for a job that failed, and the thread that watches them.
-
-    They would wait for this process in their next collective; and the thread kills this process, with the jobs of the
-    sweep that are still to come, when one of them ends with an error (seen, Lightning 2.6).
-    """
-    for thread in threading.enumerate():
-        if thread.name == "child-process-observer":
-            for child in getattr(thread, "_child_processes", []):
-                child.kill()
-                child.wait()
-            vars(thread)["_child_processes"] = []
-
-
-def _check_launch() -> None:
-    """Refuse two ways to start that do not end well: a chain of relaunches, and torchrun without a directory."""
-    depth = int(os.environ[DEPTH])
-    if depth > 2 or (depth == 2 and "LOCAL_RANK" not in os.environ):
-        raise ConfigError(f"{DEPTH}={depth - 1}: a process that was started for a job starts jobs again; stopped here")
-    if "TORCHELASTIC_RUN_ID" in os.environ and not any(part.startswith("hydra.run.dir=") for part in sys.argv):
-        raise ConfigError(
-            "torchrun: every process would write into a directory of its own time stamp; "
-            "give them one, for example hydra.run.dir=multirun/my-run, or let Lightning start them: trainer=ddp"
-        )
 
 
 @contextmanager

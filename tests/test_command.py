@@ -15,7 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from scae.config import parse
-from scae.hydra_support import DEPTH, RANK_VARIABLES, command, release_job, stop_processes, values
+from scae.hydra_support import command, values
+from scae.relaunch import DEPTH, RANK_VARIABLES, release_job, stop_processes
 
 ROOT = Path(__file__).parents[1]
 Run = Callable[..., Path]

@@ -77,8 +77,13 @@ class Dictionary(nn.Module):
         return decode(code, self.W_dec) + self.b_dec
 
     def revive(self, dead: SparseCode) -> Float[Tensor, "token d_model"]:
-        """What dead features make of the error: no bias, the error has none to explain."""
-        return decode(dead, self.W_dec)
+        """What dead features make of the error: no bias, the error has none to explain.
+
+        A negative pre-activation adds nothing, as it would if the feature were alive, but its gradient passes (straight
+        through the ReLU): it rises where the feature's direction lies in the error, until the feature fires there.
+        """
+        straight_through = dead.value + (dead.value.clamp_min(0) - dead.value).detach()
+        return decode(dead.with_values(straight_through), self.W_dec)
 
     @torch.no_grad()
     def dead_code(

@@ -29,7 +29,7 @@ class Support:
 
     @cached_property
     def by_feature(self) -> tuple[Int[Tensor, " feature_plus_1"], Int[Tensor, " nnz"]]:
-        """The same entries grouped by feature, tokens rising: where each group begins, and the entries in that order."""
+        """The same entries grouped by feature: where each group begins, and the entries in that order."""
         ptr = pointers(torch.bincount(self.col, minlength=self.n_features))
         if self.col.device.type == "cpu" and self.n_features <= 2**16:
             # numpy sorts 16-bit keys by radix: measured faster than torch.argsort

@@ -56,7 +56,7 @@ def encode_at(
     bias: Float[Tensor, " feature"],
     added: Float[Tensor, "token feature"] | None = None,
 ) -> Float[Tensor, " nnz"]:
-    """`(x @ encoder.T + bias + added)[code.row, code.col]`: values that the code holds already, with their gradients."""
+    """`(x @ encoder.T + bias + added)[code.row, code.col]`: values that the code holds, with their gradients."""
     return _EncodeAt.apply(x, encoder, bias, added, code)
 
 

@@ -8,8 +8,9 @@ from scae.typing import Bool, Float, Int, Tensor
 
 
 def largest(pre: Float[Tensor, "token feature"], k: int, live: Bool[Tensor, " token"]) -> SparseCode:
-    """The k largest positive entries of each live row."""
-    values, features = pre.topk(k, dim=1, sorted=False)
+    """The k largest positive entries of each live row, in the order of the features."""
+    features = pre.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
+    values = pre.gather(1, features)
     return SparseCode.from_rows((values > 0) & live[:, None], features, values, pre.shape[1])
 
 

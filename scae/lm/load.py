@@ -25,9 +25,9 @@ def open_model(name: str | Path, *, dtype: str, prepend_bos: bool | str, revisio
     dtype: what the model itself runs in; the suite always computes in float32.
     prepend_bos: whether windows begin with a BOS; "auto": if the tokenizer has one.
     """
+    from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
-    from transformer_lens.model_bridge import TransformerBridge
 
     disable_progress_bar()
     try:
@@ -141,6 +141,6 @@ def _compare(ours: Tensor, theirs: Tensor, what: str, tolerance: float) -> None:
     error = float((ours - theirs).norm() / theirs.norm())
     if not error < tolerance:
         raise UnsupportedModelError(
-            f"the frozen linear paths do not reproduce the {what}: relative error {error:.1e}, allowed {tolerance:.0e}; "
+            f"frozen linear paths do not reproduce the {what}: relative error {error:.1e}, allowed {tolerance:.0e}: "
             "something in this architecture is not linear once attention patterns and normalisation scales are fixed"
         )

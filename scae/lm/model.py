@@ -1,7 +1,7 @@
 """The frozen language model: the only place that runs TransformerLens."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -15,7 +15,7 @@ Replace = Callable[[Site, Stream, Stream], Stream]
 
 
 class LanguageModel:
-    """A folded `TransformerBridge` and its tokenizer. A plain object: never saved, optimised or synchronised with a suite.
+    """A folded `TransformerBridge` and its tokenizer; a plain object: never saved, optimised or synchronised.
 
     paths: the frozen linear paths, in the precision that the suite computes in; bos: whether windows begin with a BOS.
     """
@@ -37,7 +37,7 @@ class LanguageModel:
         """The longest window that the model takes."""
         return int(self.bridge.cfg.n_ctx)
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "LanguageModel":
         if device != self.device:
             self.bridge.to(device)
             self.paths = self.paths.to(device)

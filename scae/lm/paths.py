@@ -15,7 +15,7 @@ The weights are those of the folded model: normalisation weights and value biase
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -52,7 +52,7 @@ class LinearPaths:
         """Every module that writes to the stream, in order."""
         return tuple(Site(layer, kind) for layer in range(self.n_layers) for kind in ("attn", "mlp"))
 
-    def to(self, target: torch.device | torch.dtype) -> Self:
+    def to(self, target: torch.device | torch.dtype) -> "LinearPaths":
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {name: value.to(target) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **moved)

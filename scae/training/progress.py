@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 import lightning
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 log = logging.getLogger(__name__)
 EVERY = 15.0  # seconds between two lines where there is no terminal to draw on

@@ -226,15 +226,15 @@ def test_dead_code_holds_the_largest_of_the_dead_whatever_their_sign() -> None:
 def test_dead_features_get_a_gradient_and_living_ones_none() -> None:
     """Regression (B3): AuxK of features that TopK has set to 0 moves neither encoder rows nor decoder rows."""
     dictionary, x = build(TopK(k=2), transcoder=False), random(9, 6, seed=5)
-    dictionary.b_enc.data[6:] -= 20
+    dictionary.b_enc.data[6:] -= 1
     dictionary.tokens_since_fired[6:] = 100
     shifted = dictionary.shift(x)
     code = dictionary.dead_code(dictionary.preactivations(shifted), all_live(x), k=6, dead_after=100)
     assert code is not None
+    assert (code.value < 0).any()
     revived = dictionary.revive(dictionary.differentiable(code, shifted))
-    torch.testing.assert_close(
-        revived, (shifted @ dictionary.W_enc[6:].T + dictionary.b_enc[6:]) @ dictionary.W_dec[6:]
-    )
+    alive = (shifted @ dictionary.W_enc[6:].T + dictionary.b_enc[6:]).clamp_min(0)
+    torch.testing.assert_close(revived, alive @ dictionary.W_dec[6:])
     (x - revived).square().sum().backward()
     for parameter in (dictionary.W_enc, dictionary.b_enc, dictionary.W_dec):
         norms = parameter.grad.reshape(12, -1).norm(dim=1)
@@ -248,10 +248,10 @@ def dead_after_training(*, auxk: float) -> tuple[int, int]:
     tokens = 64
     truth = torch.nn.functional.normalize(torch.randn(24, 16), dim=1)
     dictionary = Dictionary(d_model=16, n_features=32, activation=TopK(k=4), transcoder=False)
-    dictionary.b_enc.data[16:] = -10
-    optimiser = torch.optim.Adam(dictionary.parameters(), lr=3e-2)
+    dictionary.b_enc.data[16:] = -1
+    optimiser = torch.optim.Adam(dictionary.parameters(), lr=3e-3)
     live = torch.ones(tokens, dtype=torch.bool)
-    for _ in range(400):
+    for _ in range(800):
         x = (torch.rand(tokens, 24) * (torch.rand(tokens, 24) < 0.15)) @ truth
         shifted = dictionary.shift(x)
         pre = dictionary.preactivations(shifted)
@@ -265,7 +265,9 @@ def dead_after_training(*, auxk: float) -> tuple[int, int]:
             loss = loss + auxk * (target - revived).square().sum() / target.square().sum()
         optimiser.zero_grad()
         loss.backward()
+        dictionary.project_decoder_gradient()
         optimiser.step()
+        dictionary.normalise_decoder()
         dictionary.count_firing(code.fired(), tokens)
     dead_now = dictionary.tokens_since_fired >= 20 * tokens
     return int(dead_now[16:].sum()), int(dead_now[:16].sum())
@@ -273,9 +275,9 @@ def dead_after_training(*, auxk: float) -> tuple[int, int]:
 
 def test_auxk_revives_dead_features_and_nothing_else_does() -> None:
     without, _ = dead_after_training(auxk=0.0)
-    assert without == 16
+    assert without >= 13
     with_it, of_the_rest = dead_after_training(auxk=1 / 32)
-    assert with_it <= 4
+    assert with_it <= 5
     assert of_the_rest <= 4
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scae.kernels import Edges, SparseCode, decode, edge_weights, encode_at, spread, tally, use
+from scae.kernels import Edges, SparseCode, decode, edge_weights, encode_at, largest, spread, tally, use
 from scae.typing import Tensor
 
 BACKENDS = ("reference", "cpu")
@@ -225,6 +225,29 @@ def test_tally(backend: str, case: Case) -> None:
     assert not found.requires_grad
 
 
+@on_each_backend
+@on_random_input
+@given(case=CASES, k=st.integers(1, 6), shift=st.sampled_from([-3.0, -0.5, 0.0, 3.0]))
+def test_largest(backend: str, case: Case, k: int, shift: float) -> None:
+    """Equal entries included: how many of them are kept is determined, which of them is not."""
+    generator = torch.Generator().manual_seed(case.seed)
+    draw = case.random(generator)
+    pre = draw(case.tokens, 6) + shift
+    if case.silent:
+        pre = pre.round()
+    live = torch.rand(case.tokens, generator=generator) < 0.7
+    with use(backend):
+        code, again = largest(pre, k, live), largest(pre, k, live)
+    assert (code.n_features, code.n_tokens, code.value.requires_grad) == (6, case.tokens, False)
+    assert torch.equal(code.value, pre[code.row, code.col])
+    assert torch.equal(code.col, again.col)
+    for n in range(case.tokens):
+        entries = slice(int(code.crow[n]), int(code.crow[n + 1]))
+        best = sorted((v for v in pre[n].tolist() if v > 0), reverse=True)[:k] if live[n] else []
+        assert sorted(code.value[entries].tolist(), reverse=True) == best
+        assert len(set(code.col[entries].tolist())) == len(best)
+
+
 @on_random_input
 @given(case=CASES, ends=st.tuples(st.integers(0, 6), st.integers(0, 6)))
 def test_columns_of_a_code(case: Case, ends: tuple[int, int]) -> None:
@@ -255,7 +278,9 @@ def test_edges_list_every_connection_by_both_ends(case: Case) -> None:
 def test_the_callers_list_may_change_before_the_backward(backend: str) -> None:
     """The pruned pass appends to its list of codes after every level."""
     generator = torch.Generator().manual_seed(0)
-    edges, _ = FULL.edges(generator)
+    found, kept = FULL.edges(generator)
+    room = sum(FULL.sizes) + FULL.sizes[0]  # for what is appended: a wrong walk must not leave the arrays
+    edges = Edges.from_csr(found.down_ptr, kept.nonzero()[:, 1], room)
     draw = FULL.random(generator)
     supports = [FULL.support(generator, size) for size in FULL.sizes]
     values = [draw(int(support.sum())) for support in supports]
@@ -285,9 +310,11 @@ def test_use_ends_with_its_block_also_after_an_error() -> None:
     from scae.kernels import cpu, reference
     from scae.kernels.ops import backend_for
 
-    tensor = torch.zeros(1)
-    assert backend_for(tensor) is cpu
-    with pytest.raises(KeyError), use("reference"):
-        assert backend_for(tensor) is reference
-        raise KeyError
-    assert backend_for(tensor) is cpu
+    def fail() -> None:
+        with use("reference"):
+            assert backend_for(torch.zeros(1)) is reference
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert backend_for(torch.zeros(1)) is cpu

@@ -123,10 +123,11 @@ def test_all_connections_equal_the_dense_pass_for_revived_features(
 
 def test_reading_the_true_stream_is_reading_the_model(lm: LanguageModel, trace: Trace, make_suite: Make) -> None:
     seen: dict[Site, torch.Tensor] = {}
-    hooks = [
-        (f"blocks.{layer}.ln2.hook_normalized", lambda value, hook, at=Site(layer, "mlp"): seen.__setitem__(at, value))
-        for layer in range(lm.paths.n_layers)
-    ]
+
+    def keep(site: Site) -> Callable[..., None]:
+        return lambda value, hook: seen.__setitem__(site, value)
+
+    hooks = [(f"blocks.{layer}.ln2.hook_normalized", keep(Site(layer, "mlp"))) for layer in range(lm.paths.n_layers)]
     lm.bridge.run_with_hooks(trace.tokens, fwd_hooks=hooks)
     suite = make_suite(lm)
     plain = suite(trace, "plain")

@@ -1,0 +1,354 @@
+"""Every loss term against a direct computation, one number at a time; BOS and padding never enter."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scae.config import AuxK, Loss, Sae
+from scae.lm import LanguageModel, LinearPaths, Trace
+from scae.objectives import Comparison, Objective
+from scae.objectives.terms import AuxK as AuxKTerm
+from scae.objectives.terms import BlockMse, CrossEntropy, LogitKl, Recon, Sparsity, Term
+from scae.suite import Suite, SuiteOutput
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def suite(lm: LanguageModel, make_suite: Make, ragged: Make) -> Suite:
+    suite = make_suite(lm, sites=lm.paths.modules[:-1])  # the last module keeps its own output
+    suite.connect(ragged(suite.layout))
+    return suite
+
+
+@pytest.fixture
+def out(suite: Suite, trace: Trace) -> SuiteOutput:
+    return suite(trace, "pruned")
+
+
+def value(term: Term, out: SuiteOutput, trace: Trace, lm: LanguageModel) -> float:
+    return float(term(Comparison(out, trace, lm.paths)).detach())
+
+
+def live_positions(trace: Trace) -> list[tuple[int, int]]:
+    return [(int(b), int(t)) for b, t in trace.live.nonzero()]
+
+
+def scored_positions(trace: Trace) -> list[tuple[int, int]]:
+    """Text positions followed by a text position."""
+    live = set(live_positions(trace))
+    return [(b, t) for b, t in sorted(live) if (b, t + 1) in live]
+
+
+def log_softmax(row: np.ndarray) -> np.ndarray:
+    return row - row.max() - np.log(np.exp(row - row.max()).sum())
+
+
+def logits(lm: LanguageModel, streams: list[torch.Tensor], b: int, t: int, architecture: str) -> np.ndarray:
+    """The sum of what was written, through the live final normalisation and the unembedding."""
+    x = sum(stream[b, t].detach().numpy() for stream in streams)
+    if architecture != "llama":
+        x = x - x.mean()
+    x = x / np.sqrt((x**2).mean() + lm.paths.eps)
+    return x @ lm.paths.W_U.numpy() + lm.paths.b_U.numpy()
+
+
+def test_fvu(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) -> None:
+    at = live_positions(trace)
+    total = 0.0
+    for site in suite.sites:
+        y = np.stack([trace.outputs[site][p].numpy() for p in at])
+        y_hat = np.stack([out.outputs[site][p].detach().numpy() for p in at])
+        mean = sum(y) / len(y)
+        total += sum(((a - b) ** 2).sum() for a, b in zip(y, y_hat, strict=True)) / sum(
+            ((a - mean) ** 2).sum() for a in y
+        )
+    assert value(Recon(weight=1.0, kind="fvu"), out, trace, lm) == pytest.approx(total, rel=1e-10)
+
+
+def test_mse(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) -> None:
+    at = live_positions(trace)
+    total = 0.0
+    for site in suite.sites:
+        squares = [((trace.outputs[site][p] - out.outputs[site][p]).detach().numpy() ** 2).mean() for p in at]
+        total += sum(squares) / len(squares)
+    assert value(Recon(weight=1.0, kind="mse"), out, trace, lm) == pytest.approx(total, rel=1e-10)
+
+
+def test_the_gradient_of_fvu_reaches_every_parameter_of_every_site(
+    lm: LanguageModel, trace: Trace, make_suite: Make
+) -> None:
+    """Of b_dec it is, at a transcoder, -2 sum (y - yhat) / sum ||y - mean y||^2: nothing is centred on the way."""
+    suite = make_suite(lm)
+    out = suite(trace, "plain")
+    Recon(weight=1.0, kind="fvu")(Comparison(out, trace, lm.paths)).backward()
+    for name, parameter in suite.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 1e-6, name
+    for site in suite.sites:
+        if site.kind == "mlp":
+            y, y_hat = trace.outputs[site][trace.live], out.outputs[site][trace.live].detach()
+            expected = -2 * (y - y_hat).sum(0) / (y - y.mean(0)).square().sum()
+            torch.testing.assert_close(suite[site].b_dec.grad, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("layers", ["all", [1], [0, 1]])
+def test_block_mse(out: SuiteOutput, trace: Trace, lm: LanguageModel, layers: Any) -> None:
+    at, chosen = live_positions(trace), range(lm.paths.n_layers) if layers == "all" else layers
+    total = 0.0
+    for layer in chosen:
+        sites = [site for site in lm.paths.modules if site.layer <= layer]
+        for p in at:
+            gap = sum((out.outputs[s][p] - trace.outputs[s][p]).detach().numpy() for s in sites)
+            total += float((gap**2).mean()) / len(at) / len(chosen)
+    assert total > 1e-3
+    assert value(BlockMse(weight=1.0, layers=layers), out, trace, lm) == pytest.approx(total, rel=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_logit_kl(out: SuiteOutput, trace: Trace, lm: LanguageModel, architecture: str, temperature: float) -> None:
+    clean = lm.bridge(trace.tokens).detach().numpy()  # the model's own head
+    total, at = 0.0, scored_positions(trace)
+    for b, t in at:
+        p = log_softmax(clean[b, t] / temperature)
+        q = log_softmax(logits(lm, [trace.embed, *out.outputs.values()], b, t, architecture) / temperature)
+        total += temperature**2 * float((np.exp(p) * (p - q)).sum()) / len(at)
+    assert total > 1e-3
+    term = LogitKl(weight=1.0, temperature=temperature)
+    assert value(term, out, trace, lm) == pytest.approx(total, rel=1e-6)
+
+
+def test_ce(out: SuiteOutput, trace: Trace, lm: LanguageModel, architecture: str) -> None:
+    at = scored_positions(trace)
+    total = 0.0
+    for b, t in at:
+        q = log_softmax(logits(lm, [trace.embed, *out.outputs.values()], b, t, architecture))
+        total -= float(q[trace.tokens[b, t + 1]]) / len(at)
+    assert value(CrossEntropy(weight=1.0), out, trace, lm) == pytest.approx(total, rel=1e-9)
+
+
+def untouched(out: SuiteOutput, trace: Trace) -> SuiteOutput:
+    return replace(out, outputs=dict(trace.outputs))
+
+
+def test_a_suite_that_writes_what_the_model_writes_loses_nothing(
+    out: SuiteOutput, trace: Trace, lm: LanguageModel
+) -> None:
+    perfect = untouched(out, trace)
+    for term in (
+        Recon(weight=1.0, kind="fvu"),
+        Recon(weight=1.0, kind="mse"),
+        BlockMse(weight=1.0, layers="all"),
+        LogitKl(weight=1.0, temperature=1.0),
+        LogitKl(weight=1.0, temperature=2.0),
+    ):
+        assert value(term, perfect, trace, lm) == pytest.approx(0.0, abs=1e-12)
+        assert value(term, out, trace, lm) > 1e-3
+
+
+def test_the_mean_predictor_has_a_fvu_of_one_a_site(
+    suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel
+) -> None:
+    means = {site: o[trace.live].mean(0).expand_as(o) for site, o in trace.outputs.items()}
+    constant = replace(out, outputs=means)
+    assert value(Recon(weight=1.0, kind="fvu"), constant, trace, lm) == pytest.approx(len(suite.sites), rel=1e-10)
+
+
+def test_sparsity(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) -> None:
+    total = sum(float(out.codes[site].dense().detach().abs().sum()) for site in suite.sites)
+    assert value(Sparsity(weight=1.0), out, trace, lm) == pytest.approx(total / int(trace.live.sum()), rel=1e-10)
+
+
+def test_auxk_is_the_share_of_the_error_that_dead_features_leave(
+    suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel
+) -> None:
+    term, generator = AuxKTerm(weight=1.0), torch.Generator().manual_seed(0)
+    sites = suite.sites[:2]
+    revived = {
+        site: torch.randn(trace.embed.shape, dtype=torch.float64, generator=generator).requires_grad_()
+        for site in sites
+    }
+    written = {site: o.detach().clone().requires_grad_() for site, o in out.outputs.items()}
+    both = replace(out, outputs=written, revived=revived)
+    total = 0.0
+    for site in sites:
+        left = whole = 0.0
+        for p in live_positions(trace):
+            e = (trace.outputs[site][p] - out.outputs[site][p]).detach().numpy()
+            left += float(((e - revived[site][p].detach().numpy()) ** 2).sum())
+            whole += float((e**2).sum())
+        total += left / whole
+    loss = term(Comparison(both, trace, lm.paths))
+    assert float(loss.detach()) == pytest.approx(total, rel=1e-10)
+    loss.backward()
+    for site in sites:
+        assert written[site].grad is None  # the error is a target here, not something to lower
+        grad = revived[site].grad
+        assert grad is not None
+        assert grad[trace.live].abs().max() > 0
+        assert (grad[~trace.live] == 0).all()
+
+    errors = {site: (trace.outputs[site] - out.outputs[site]).detach() for site in sites}
+    assert value(term, replace(out, revived=errors), trace, lm) == pytest.approx(0.0, abs=1e-12)
+    nothing = {site: torch.zeros_like(e) for site, e in errors.items()}
+    assert value(term, replace(out, revived=nothing), trace, lm) == pytest.approx(2.0, rel=1e-10)
+    assert value(term, replace(out, revived={}), trace, lm) == 0.0
+
+
+EVERY_TERM: tuple[Callable[[], Term], ...] = (
+    lambda: Recon(weight=1.0, kind="fvu"),
+    lambda: Recon(weight=1.0, kind="mse"),
+    lambda: BlockMse(weight=1.0, layers="all"),
+    lambda: LogitKl(weight=1.0, temperature=2.0),
+    lambda: CrossEntropy(weight=1.0),
+    lambda: Sparsity(weight=1.0),
+    lambda: AuxKTerm(weight=1.0),
+)
+
+
+@pytest.mark.parametrize("make", EVERY_TERM)
+def test_bos_and_padding_never_enter(
+    suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel, make: Callable[[], Term]
+) -> None:
+    """Other token ids there, other values written there, by the model and by the suite: the same loss to the bit."""
+    generator = torch.Generator().manual_seed(5)
+
+    def disturbed(stream: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(stream.shape, dtype=stream.dtype, generator=generator)
+        return torch.where(trace.live[..., None], stream, stream + 10 * noise)
+
+    out = replace(out, revived={site: 0.5 * trace.outputs[site] for site in suite.sites})
+    expected = make()(Comparison(out, trace, lm.paths))
+    elsewhere = torch.where(trace.live, trace.tokens, (trace.tokens + 11) % 40)
+    assert not torch.equal(elsewhere, trace.tokens)
+    other_trace = replace(
+        trace,
+        tokens=elsewhere,
+        embed=disturbed(trace.embed),
+        outputs={site: disturbed(o) for site, o in trace.outputs.items()},
+    )
+    other_out = replace(
+        out,
+        embed=other_trace.embed,
+        outputs={site: disturbed(o) for site, o in out.outputs.items()},
+        revived={site: disturbed(r) for site, r in out.revived.items()},
+    )
+    assert torch.equal(make()(Comparison(other_out, other_trace, lm.paths)), expected)
+
+
+def test_padding_does_not_change_the_loss_of_a_whole_step(suite: Suite, trace: Trace, lm: LanguageModel) -> None:
+    """The same text with more padding behind it, from the tokens on."""
+    terms: list[Term] = [make() for make in EVERY_TERM[:6] if make().name != "recon"] + [Recon(weight=1.0, kind="fvu")]
+    objective = Objective(terms)
+    longer = torch.cat([trace.tokens, trace.tokens[:, :3]], 1)
+    live = torch.cat([trace.live, torch.zeros_like(trace.live[:, :3])], 1)
+    padded = lm.trace(longer, live)
+    one = objective(suite(trace, "pruned"), trace, lm.paths).total
+    other = objective(suite(padded, "pruned"), padded, lm.paths).total
+    assert float(other.detach()) == pytest.approx(float(one.detach()), rel=1e-6)  # Llama's attention is in float32
+
+
+# the weighted sum
+
+
+def loss(**weights: float) -> Loss:
+    of = {"recon": 0.0, "block_mse": 0.0, "logit_kl": 0.0, "ce": 0.0} | weights
+    return Loss.model_validate(
+        {
+            "recon": {"weight": of["recon"], "kind": "fvu"},
+            "block_mse": {"weight": of["block_mse"], "layers": "all"},
+            "logit_kl": {"weight": of["logit_kl"], "temperature": 2.0},
+            "ce": {"weight": of["ce"]},
+        }
+    )
+
+
+def sae(l1: float = 0.0, auxk: float = 0.0) -> Sae:
+    return Sae(
+        activation="topk",
+        features=9,
+        expansion=None,
+        k=4,
+        l1=l1,
+        threshold_rate=0.1,
+        auxk=AuxK(weight=auxk, k=3, dead_after=100),
+    )
+
+
+def test_a_term_of_weight_zero_is_never_computed(
+    out: SuiteOutput, trace: Trace, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a term of weight 0 was computed")
+
+    monkeypatch.setattr(LinearPaths, "logits", never)
+    monkeypatch.setattr(SuiteOutput, "residual", never)
+    for term in (BlockMse, LogitKl, CrossEntropy, Sparsity, AuxKTerm):
+        monkeypatch.setattr(term, "__call__", never)
+    result = Objective.from_config(loss(recon=1.0), sae())(out, trace, lm.paths)
+    assert set(result.terms) == {"recon"}
+    with pytest.raises(AssertionError, match="weight 0"):
+        Objective.from_config(loss(ce=0.1), sae())(out, trace, lm.paths)
+
+
+def test_block_mse_needs_no_logits(
+    out: SuiteOutput, trace: Trace, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinearPaths, "logits", None)
+    Objective.from_config(loss(recon=1.0, block_mse=1.0), sae())(out, trace, lm.paths)
+
+
+def test_clean_logits_are_for_kl_alone(
+    out: SuiteOutput, trace: Trace, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trace, "stream", None)
+    Objective.from_config(loss(ce=1.0), sae())(out, trace, lm.paths)
+
+
+def test_the_sum_is_weighted_and_says_what_it_was_made_of(out: SuiteOutput, trace: Trace, lm: LanguageModel) -> None:
+    weights = {"recon": 0.5, "block_mse": 0.25, "logit_kl": 2.0, "ce": 3.0}
+    result = Objective.from_config(loss(**weights), sae(l1=0.01, auxk=1 / 32))(out, trace, lm.paths)
+    assert set(result.terms) == {*weights, "sparsity", "auxk"}
+    total = sum(w * float(result.terms[name]) for name, w in weights.items())
+    total += 0.01 * float(result.terms["sparsity"]) + float(result.terms["auxk"]) / 32
+    assert float(result.total.detach()) == pytest.approx(total, rel=1e-10)
+    assert result.total.requires_grad
+    assert not any(term.requires_grad for term in result.terms.values())
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({"recon": 1.0}, False),
+        ({"recon": 1.0, "ce": 0.1}, True),
+        ({"logit_kl": 1.0}, True),
+        ({"block_mse": 1.0}, True),
+    ],
+)
+def test_reads_stream(weights: dict[str, float], expected: bool) -> None:
+    assert Objective.from_config(loss(**weights), sae(l1=0.1, auxk=0.1)).reads_stream is expected
+
+
+def test_gradients_are_those_of_finite_differences(
+    build_tiny: Make, batch: Any, make_suite: Make, ragged: Make
+) -> None:
+    """Of all terms together in the pruned pass, along a random direction in the space of every parameter."""
+    lm = build_tiny("gpt2").lm
+    trace = lm.trace(*batch)
+    suite = make_suite(lm)
+    suite.connect(ragged(suite.layout))
+    objective = Objective.from_config(loss(recon=1.0, block_mse=0.3, logit_kl=0.7, ce=0.5), sae(l1=0.1))
+    generator = torch.Generator().manual_seed(3)
+    names, values = zip(*((n, p.detach().clone()) for n, p in suite.named_parameters()), strict=True)
+    directions = [torch.randn(v.shape, dtype=v.dtype, generator=generator) for v in values]
+
+    def total(amounts: torch.Tensor) -> torch.Tensor:
+        moved = {n: v + a * d for n, v, a, d in zip(names, values, amounts, directions, strict=True)}
+        return objective(torch.func.functional_call(suite, moved, (trace, "pruned")), trace, lm.paths).total
+
+    amounts = torch.zeros(len(names), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(total, (amounts,), eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)

@@ -1,0 +1,247 @@
+"""Which keys change which artifact's name: exactly those that change its content."""
+
+import copy
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from scae.config import Config, parse
+from scae.hydra_support import values
+from scae.plan import Plan
+
+CONF = Path(__file__).parents[1] / "conf"
+STAGES = ("model", "pretrain", "select", "finetune", "evaluate")
+Of = Callable[..., Config]
+
+
+def is_group(override: Override) -> bool:
+    return (CONF / override.key_or_group).is_dir()
+
+
+@pytest.fixture(scope="module")
+def of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Of]:
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "a.txt").write_text("some text\n")
+    fixed = [f"paths.artifacts={folder}", f"paths.output={folder}", "data=text", f"data.path={folder / 'a.txt'}"]
+
+    parser = OverridesParser.create()
+
+    @functools.cache
+    def chosen(groups: tuple[str, ...]) -> DictConfig:
+        return compose("train", overrides=[*fixed, "trainer=cpu", *groups])
+
+    def config(*overrides: str) -> Config:
+        """Hydra takes a quarter of a second to compose, so a choice of groups is composed once."""
+        parsed = parser.parse_overrides(list(overrides))
+        groups = tuple(str(part.input_line) for part in parsed if "@" in str(part.input_line) or is_group(part))
+        composed = copy.deepcopy(chosen(groups))
+        for part in parsed:
+            if part.input_line not in groups:
+                OmegaConf.update(composed, part.key_or_group, part.value(), force_add=False)
+        return parse(values(composed))
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield config
+
+
+def names(config: Config) -> dict[str, Any]:
+    plan = Plan(config)
+    return {
+        "model": plan.model.name if plan.model else None,
+        "pretrain": plan.pretrain.name,
+        "select": plan.select(plan.pruned.connectivity).name,
+        "finetune": plan.finetune(plan.pruned).name,
+        "evaluate": plan.evaluate.name,
+    }
+
+
+def changed(of: Of, *overrides: str, base: tuple[str, ...] = ()) -> set[str]:
+    before, after = names(of(*base)), names(of(*base, *overrides))
+    return {stage for stage in STAGES if before[stage] != after[stage]}
+
+
+def downstream_of(stage: str) -> set[str]:
+    return set(STAGES[STAGES.index(stage) :])
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("model.steps=7", "model"),
+        ("model.d_mlp=64", "model"),
+        ("data.context=64", "model"),
+        ("data.heldout=0.2", "model"),
+        ("seed=1", "model"),
+        ("sae.k=3", "pretrain"),
+        ("sae=batchtopk", "pretrain"),
+        ("sae.auxk.weight=0", "pretrain"),
+        ("sites=mlp", "pretrain"),
+        ("pretrain.steps=7", "pretrain"),
+        ("pretrain.lr=1e-2", "pretrain"),
+        ("loss@pretrain.loss=e2e", "pretrain"),
+        ("trainer.accumulate=2", "pretrain"),
+        ("trainer.clip=null", "pretrain"),
+        ("connectivity.C=3", "select"),
+        ("connectivity.scope=per_site", "select"),
+        ("connectivity.weighting=all", "select"),
+        ("connectivity.tokens=99", "select"),
+        ("connectivity=random", "select"),
+        ("connectivity=none", "select"),
+        ("loss=ce", "finetune"),
+        ("loss.logit_kl.temperature=2.0", "finetune"),
+        ("finetune.steps=7", "finetune"),
+        ("finetune.unit_norm=true", "finetune"),
+        ("evaluation.tokens=999", "evaluate"),
+        ("evaluation.twins=true", "evaluate"),
+    ],
+)
+def test_what_a_key_changes(of: Of, override: str, first: str) -> None:
+    assert changed(of, override) == downstream_of(first)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
+        "trainer=ddp",
+        "trainer.progress=false",
+        "trainer.checkpoint_minutes=0.1",
+        "logger=tensorboard",
+        "logger=wandb",
+        "logger.every=3",
+        "connectivity.chunk_mb=1",
+        "stages=[pretrain]",
+        "force=[finetune]",
+        "optimized_metric=pruned/kl",
+        "paths.output=elsewhere",
+        "paths.artifacts=elsewhere",
+    ],
+)
+def test_what_changes_no_number_changes_no_name(of: Of, override: str) -> None:
+    assert changed(of, override) == set()
+
+
+def test_the_precision_is_part_of_every_fit(of: Of) -> None:
+    """The embedded model, too, is trained in `trainer.precision`."""
+    assert changed(of, "trainer.precision=bf16-mixed") == set(STAGES)
+
+
+def test_a_file_of_connections_is_known_by_its_content(of: Of, tmp_path: Path) -> None:
+    def name(path: Path) -> str:
+        return names(of("connectivity=file", f"connectivity.path={path}"))["select"]
+
+    for folder, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.safetensors").write_bytes(content)
+    one, same, other = (name(tmp_path / folder / "x.safetensors") for folder in "abc")
+    assert one == same
+    assert one != other
+
+
+def test_the_text_is_known_by_its_content(of: Of, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    before = names(of(f"data.path={path}"))
+    path.write_text("two")
+    after = names(Config.model_validate(of(f"data.path={path}").model_dump()))
+    assert all(before[stage] != after[stage] for stage in STAGES)
+
+
+def test_a_local_model_is_known_by_its_content(of: Of, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    config = of("model=local", f"model.path={tmp_path}")
+    assert Plan(config).model is None
+    before = names(config)
+    assert names(of("model=local", f"model.path={tmp_path}", "model.dtype=bfloat16"))["pretrain"] != before["pretrain"]
+    (tmp_path / "config.json").write_text('{"changed": 1}')
+    assert names(config)["pretrain"] != before["pretrain"]
+
+
+def test_twins(of: Of) -> None:
+    assert Plan(of()).twins == {}
+    plans = [Plan(of("evaluation.twins=true", f"connectivity.C={C}")) for C in (4, 8)]
+    few, more = ({name: plan.finetune(twin).name for name, twin in plan.twins.items()} for plan in plans)
+    assert set(few) == {"random", "none", "plain_finetuned"}
+    assert few["none"] == more["none"]
+    assert few["plain_finetuned"] == more["plain_finetuned"]
+    assert few["random"] != more["random"]
+    for plan in plans:
+        made = [plan.finetune(plan.pruned).name, *(plan.finetune(twin).name for twin in plan.twins.values())]
+        assert len(set(made)) == 4
+        assert plan.twins["random"].connectivity.C == plan.config.connectivity.C
+        assert plan.select(plan.random).name != plan.select(plan.pruned.connectivity).name
+    assert Plan(of("evaluation.twins=true")).evaluate.name != Plan(of()).evaluate.name
+
+
+def test_connections_that_do_not_depend_on_the_budget_do_not_depend_on_it(of: Of) -> None:
+    for method in ("none", "all"):
+        base = (f"connectivity={method}",)
+        assert changed(of, "connectivity.C=3", base=base) <= {"evaluate"}
+        assert changed(of, "connectivity.weighting=all", base=base) == set()
+    assert changed(of, "connectivity.weighting=all", base=("connectivity=random",)) == set()
+
+
+def test_a_checkpoint_can_belong_to_every_fit(of: Of) -> None:
+    plan = Plan(of("evaluation.twins=true"))
+    assert plan.model is not None
+    expected = {plan.model.name, plan.pretrain.name, plan.finetune(plan.pruned).name}
+    expected |= {plan.finetune(twin).name for twin in plan.twins.values()}
+    assert {artifact.name for artifact in plan.checkpointed()} == expected
+
+
+def test_the_sample_behind_a_selection_depends_on_what_names_it(of: Of) -> None:
+    """Two configurations whose selections have one name measure on the same windows."""
+    import torch
+
+    from scae.data import TokenWindows
+    from scae.stages import Stages
+
+    windows = TokenWindows(
+        tokens=torch.arange(4000, dtype=torch.int32).view(250, 16),
+        lengths=torch.full((250,), 16, dtype=torch.int32),
+        bos=False,
+    )
+    seen = {}
+    for size in (4, 16, 24):
+        config = of("data.context=16", "connectivity.tokens=512", f"evaluation.batch_size={size}")
+        stages: Any = Stages(config, Plan(config))
+        stages.windows = (windows, windows)
+        stages._trace = lambda batch: batch
+        read = sorted(row for batch in stages.sample(config.connectivity.tokens) for row in batch.tokens[:, 0].tolist())
+        seen.setdefault(names(config)["select"], []).append(read)
+    for read in seen.values():
+        assert all(one == read[0] for one in read)
+
+
+def test_planning_needs_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text\n")
+    script = f"""
+import sys
+from hydra import compose, initialize_config_dir
+from scae.config import parse
+from scae.hydra_support import values
+from scae.plan import Plan
+with initialize_config_dir({str(CONF)!r}, version_base="1.3"):
+    config = parse(values(compose("train", overrides=["paths.output=out", "data=text", "data.path=a.txt",
+                                                      "evaluation.twins=true"])))
+plan = Plan(config)
+print(plan.model.name, plan.evaluate.is_complete, [artifact.name for artifact in plan.checkpointed()])
+heavy = {{"torch", "lightning", "transformers", "transformer_lens", "numba"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    environment = os.environ | {"PYTHONPATH": str(CONF.parent)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

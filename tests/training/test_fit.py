@@ -1,0 +1,413 @@
+"""Training a suite: what falls, what is kept, what a checkpoint holds, and that a resumed run is the same run."""
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scae.config import AuxK, ConfigError, Loss, Sae, TrainerConfig, Training
+from scae.config import Logger as LoggerConfig
+from scae.data import TokenWindows, WindowModule
+from scae.lm import LanguageModel
+from scae.objectives import LossOutput, Objective
+from scae.schedule import trapezoid
+from scae.suite import Mode, Suite
+from scae.training import CHECKPOINT, Place, SuiteTraining, fit, read_identity, start_from_data
+
+Make = Callable[..., Any]
+STEPS, CONTEXT = 16, 10
+
+
+@pytest.fixture(scope="module")
+def gpt2(build_tiny: Make) -> LanguageModel:
+    return build_tiny("gpt2").lm
+
+
+@pytest.fixture(scope="module")
+def windows() -> TokenWindows:
+    tokens = torch.randint(40, (50, CONTEXT), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    lengths = torch.where(torch.arange(50) % 3 == 0, CONTEXT - 3, CONTEXT).int()
+    return TokenWindows(tokens=tokens, lengths=lengths, bos=True)
+
+
+def data(windows: TokenWindows, steps: int) -> WindowModule:
+    return WindowModule(train=windows, batch_size=4, steps=steps, seed=5)
+
+
+def training(**changes: Any) -> Training:
+    values: dict[str, Any] = {
+        "steps": STEPS,
+        "batch_size": 4,
+        "lr": 0.01,
+        "warmup": 0.1,
+        "decay": 0.3,
+        "unit_norm": True,
+    }
+    return Training(**(values | changes))
+
+
+def trainer(**changes: Any) -> TrainerConfig:
+    values: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "precision": "32-true",
+        "accumulate": 1,
+        "clip": 1.0,
+        "checkpoint_minutes": 60.0,
+        "progress": False,
+    }
+    return TrainerConfig(**(values | changes))
+
+
+def objective(**weights: float) -> Objective:
+    auxk = AuxK(weight=weights.pop("auxk", 0.0), k=3, dead_after=100)
+    of = {"recon": 1.0, "logit_kl": 0.0} | weights
+    loss = Loss.model_validate(
+        {
+            "recon": {"weight": of["recon"], "kind": "fvu"},
+            "block_mse": {"weight": 0.0, "layers": "all"},
+            "logit_kl": {"weight": of["logit_kl"], "temperature": 1.0},
+            "ce": {"weight": 0.0},
+        }
+    )
+    sae = Sae(activation="topk", features=9, expansion=None, k=4, l1=0.0, threshold_rate=0.1, auxk=auxk)
+    return Objective.from_config(loss, sae)
+
+
+def run(
+    suite: Suite,
+    windows: TokenWindows,
+    folder: Path,
+    *,
+    loss: Objective,
+    mode: Mode = "plain",
+    config: Training | None = None,
+    accumulate: int = 1,
+    clip: float | None = 1.0,
+    module: type[SuiteTraining] = SuiteTraining,
+) -> None:
+    config = config or training()
+    folder.mkdir(exist_ok=True, parents=True)
+    fit(
+        module(suite, loss, config, mode=mode, clip=clip, identity={"artifact": "pretrain-1"}),
+        data(windows, config.steps * accumulate),
+        steps=config.steps,
+        tokens_per_step=40,
+        trainer=trainer(accumulate=accumulate),
+        logger=LoggerConfig(kind="csv", every=5, project=None, mode=None),
+        place=Place("pretrain", folder, "group"),
+        seed=0,
+    )
+
+
+def state(suite: Suite) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in suite.state_dict().items()}
+
+
+@torch.no_grad()
+def loss_of(suite: Suite, windows: TokenWindows, loss: Objective, mode: Mode) -> float:
+    lm = suite.lm
+    batch = windows.batch(range(12))
+    trace = lm.trace(batch.tokens, batch.live)
+    return float(loss(suite.eval()(trace, mode=mode), trace, lm.paths).total)
+
+
+@pytest.mark.parametrize(
+    ("mode", "weights", "share"),
+    [("plain", {"recon": 1.0}, 0.8), ("pruned", {"recon": 1.0, "logit_kl": 1.0}, 0.8)],
+)
+def test_the_loss_falls(
+    gpt2: LanguageModel,
+    windows: TokenWindows,
+    make_suite: Make,
+    ragged: Make,
+    tmp_path: Path,
+    mode: Mode,
+    weights: dict[str, float],
+    share: float,
+) -> None:
+    suite = make_suite(gpt2, n_features=24)
+    start_from_data(suite, [data(windows, 1).batch(0, rank=0, world_size=1)])
+    suite.connect(ragged(suite.layout))
+    loss = objective(**weights)
+    before = loss_of(suite, windows, loss, mode)
+    run(suite, windows, tmp_path, loss=loss, mode=mode, config=training(steps=60, lr=0.03))
+    assert loss_of(suite, windows, loss, mode) < share * before
+    rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").open()))
+    logged = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert logged[-1] < logged[0]
+    assert {f"train/{name}" for name in ("loss", "dead", *weights)} <= set(rows[0])
+
+
+@pytest.mark.parametrize("unit_norm", [True, False])
+def test_decoder_rows_stay_at_norm_one_where_asked(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path, unit_norm: bool
+) -> None:
+    suite = make_suite(gpt2)
+    for site in suite.sites:
+        suite[site].normalise_decoder()
+    before = state(suite)
+    run(suite, windows, tmp_path, loss=objective(), config=training(steps=5, unit_norm=unit_norm))
+    norms = torch.cat([suite[site].W_dec.detach().norm(dim=1) for site in suite.sites])
+    assert (torch.allclose(norms, torch.ones_like(norms), atol=1e-12)) == unit_norm
+    for site in suite.sites:
+        assert not torch.equal(suite[site].W_dec, before[f"dictionaries.{site.layer}_{site.kind}.W_dec"])
+
+
+def test_every_dictionary_is_clipped_on_its_own(gpt2: LanguageModel, make_suite: Make) -> None:
+    suite = make_suite(gpt2)
+    loud, quiet, *others = suite.sites
+    generator = torch.Generator().manual_seed(0)
+    for site in suite.sites:
+        size = {loud: 1e6, quiet: 1e-3}.get(site, 3.0)
+        for parameter in suite[site].parameters():
+            parameter.grad = size * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+    before = {name: p.grad.clone() for name, p in suite.named_parameters() if p.grad is not None}
+
+    def clip(at: float | None) -> None:
+        module = SuiteTraining(suite, objective(), training(), mode="plain", clip=at, identity={})
+        optimizer = torch.optim.Adam(suite.parameters())
+        module.configure_gradient_clipping(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+
+    def gradient(site: Any) -> torch.Tensor:
+        return torch.cat([p.grad.flatten() for p in suite[site].parameters() if p.grad is not None])
+
+    clip(None)
+    assert all(torch.equal(p.grad, before[name]) for name, p in suite.named_parameters() if p.grad is not None)
+    quiet_before = gradient(quiet).clone()
+    clip(0.5)
+    for site in (loud, *others):
+        assert float(gradient(site).norm()) == pytest.approx(0.5, rel=1e-5)
+    assert torch.equal(gradient(quiet), quiet_before)
+
+
+def test_clipping_is_at_work_in_a_fit(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+    adam_step = torch.optim.Adam.step
+
+    def spying(self: torch.optim.Adam, closure: Any = None) -> Any:
+        def look() -> Any:
+            result = closure()
+            for site in suite.sites:
+                gradients = [p.grad.flatten() for p in suite[site].parameters() if p.grad is not None]
+                norms.append(float(torch.cat(gradients).norm()))
+            return result
+
+        return adam_step(self, look)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spying)
+    suite = make_suite(gpt2)
+    run(suite, windows, tmp_path, loss=objective(), config=training(steps=3), clip=1e-4)
+    assert len(norms) == 3 * len(suite.sites)
+    assert max(norms) <= 1e-4 * (1 + 1e-6)
+    assert max(norms) > 0.99e-4
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Interrupting(Objective):
+    """Fails in the middle of one micro-step, behind the forward pass."""
+
+    def __init__(self, inner: Objective, at: int) -> None:
+        super().__init__(inner.terms)
+        self.left = at
+
+    def __call__(self, *args: Any) -> LossOutput:
+        self.left -= 1
+        if self.left < 0:
+            raise Interrupted
+        return super().__call__(*args)
+
+
+def between_steps(at: int) -> type[SuiteTraining]:
+    """A training that fails before its micro-step `at` does anything."""
+
+    class Stopping(SuiteTraining):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            if batch_idx == at:
+                raise Interrupted
+            return super().training_step(batch, batch_idx)
+
+    return Stopping
+
+
+@pytest.mark.parametrize(
+    ("activation", "accumulate", "at", "where"),
+    [
+        ("topk", 1, 11, "between"),
+        ("batchtopk", 1, 11, "between"),
+        ("batchtopk", 1, 11, "within"),
+        ("batchtopk", 2, 14, "between"),
+        ("batchtopk", 2, 15, "between"),
+    ],
+    ids=str,
+)
+def test_an_interrupted_and_resumed_run_is_the_same_run(
+    gpt2: LanguageModel,
+    windows: TokenWindows,
+    make_suite: Make,
+    tmp_path: Path,
+    activation: str,
+    accumulate: int,
+    at: int,
+    where: str,
+) -> None:
+    """To the bit: parameters, thresholds, clocks of dead features. (2, 15): between two micro-steps of one optimiser
+    step; within: between the forward and the backward pass of a micro-step."""
+
+    def fresh() -> Suite:
+        suite = make_suite(gpt2, activation=activation, auxk=AuxK(weight=1.0, k=3, dead_after=100))
+        suite[suite.sites[0]].b_enc.data[:2] = -30  # silent, so that its clock and AuxK have something to do
+        return suite
+
+    def train(folder: Path, loss: Objective, module: type[SuiteTraining] = SuiteTraining) -> dict[str, torch.Tensor]:
+        suite = fresh()
+        run(suite, windows, folder, loss=loss, accumulate=accumulate, module=module)
+        return state(suite)
+
+    expected = train(tmp_path / "whole", objective(auxk=1.0))
+    loss = Interrupting(objective(auxk=1.0), at if where == "within" else 10_000)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "halves", loss, between_steps(at + (where == "within")))
+    checkpoint = torch.load(tmp_path / "halves" / CHECKPOINT, weights_only=True)
+    assert checkpoint["global_step"] == at // accumulate
+    rest = Interrupting(objective(auxk=1.0), 10_000)
+    resumed = train(tmp_path / "halves", rest)
+    assert 10_000 - rest.left < (STEPS + 1) * accumulate - at, "began from the start again"
+    assert resumed.keys() == expected.keys()
+    assert any("threshold" in name for name in expected) == (activation == "batchtopk")
+    assert max(int(v.max()) for name, v in expected.items() if "tokens_since_fired" in name) > 100
+    different = [name for name, value in expected.items() if not torch.equal(resumed[name], value)]
+    assert not different
+
+
+def test_a_checkpoint_holds_the_suite_alone(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path
+) -> None:
+    suite = make_suite(gpt2)
+    with pytest.raises(Interrupted):
+        run(suite, windows, tmp_path, loss=Interrupting(objective(), 3))
+    checkpoint = torch.load(tmp_path / CHECKPOINT, weights_only=True)  # no pickled code
+    assert set(checkpoint["state_dict"]) == {f"suite.{name}" for name in suite.state_dict()}
+    assert all(name.startswith("dictionaries.") for name in suite.state_dict())
+    of_the_model = sum(p.numel() for p in gpt2.bridge.parameters())
+    held = sum(t.numel() for t in checkpoint["state_dict"].values())
+    assert held == sum(t.numel() for t in suite.state_dict().values())
+    assert (tmp_path / CHECKPOINT).stat().st_size < 8 * (3 * held + of_the_model)
+    assert not any(p.requires_grad for p in gpt2.bridge.parameters())
+    assert read_identity(tmp_path / CHECKPOINT) == {"artifact": "pretrain-1"}
+
+
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "x.ckpt").write_text("no")
+    with pytest.raises(ConfigError, match=r"ckpt_path=.*x\.ckpt"):
+        read_identity(tmp_path / "x.ckpt")
+
+
+def test_the_language_model_is_not_trained(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path
+) -> None:
+    before = [p.clone() for p in gpt2.bridge.parameters()]
+    run(make_suite(gpt2), windows, tmp_path, loss=objective(logit_kl=1.0), mode="spliced", config=training(steps=3))
+    for now, then in zip(gpt2.bridge.parameters(), before, strict=True):
+        assert torch.equal(now, then)
+        assert now.grad is None
+
+
+def test_clocks_count_text_tokens(gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path) -> None:
+    suite = make_suite(gpt2)
+    site = suite.sites[0]
+    suite[site].b_enc.data[1] = -1e6
+    run(suite, windows, tmp_path, loss=objective(), config=training(steps=7))
+    module = data(windows, 7)
+    live = sum(int(module.batch(step, rank=0, world_size=1).live.sum()) for step in range(7))
+    assert int(suite[site].tokens_since_fired[1]) == live
+    assert int(suite[site].tokens_since_fired.min()) < live
+
+
+# where training starts from
+
+
+@pytest.mark.parametrize("activation", ["topk", "relu", "batchtopk"])
+def test_a_new_suite_starts_from_the_data(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, activation: str
+) -> None:
+    suite = make_suite(gpt2, activation=activation)
+    for site in suite.sites:
+        suite[site].b_enc.data.zero_()
+        suite[site].W_enc.data.mul_(50)  # far from where it will be
+    batches = [data(windows, 3).batch(step, rank=0, world_size=1) for step in range(3)]
+    start_from_data(suite, batches)
+    traces = [gpt2.trace(b.tokens, b.live) for b in batches]
+    fresh = make_suite(gpt2, activation=activation)  # of the same size, so that thresholds play no part
+    fresh.load_state_dict({k: v for k, v in suite.state_dict().items() if "threshold" not in k}, strict=False)
+    outs = [fresh.train()(trace, "plain") for trace in traces]
+    for site in suite.sites:
+        target = torch.cat([trace.outputs[site][trace.live] for trace in traces])
+        torch.testing.assert_close(suite[site].b_dec.detach(), target.mean(0), rtol=1e-10, atol=1e-12)
+        ours = torch.cat([out.outputs[site][out.live] for out in outs]).detach() - suite[site].b_dec.detach()
+        assert float(ours.norm() / (target - target.mean(0)).norm()) == pytest.approx(1.0, rel=0.02)
+
+
+def test_the_start_leaves_no_threshold_of_another_scale(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make
+) -> None:
+    """The cuts seen before the encoder was scaled are those of another encoder; the first batch of the training would
+    set the threshold, were it not for them."""
+    suite = make_suite(gpt2, activation="batchtopk").train()
+    for site in suite.sites:
+        suite[site].b_enc.data.zero_()
+        suite[site].W_enc.data.mul_(50)
+    batches = [data(windows, 3).batch(step, rank=0, world_size=1) for step in range(3)]
+    start_from_data(suite, batches)
+    fresh = make_suite(gpt2, activation="batchtopk").train()
+    fresh.load_state_dict({k: v for k, v in suite.state_dict().items() if "threshold" not in k}, strict=False)
+    trace = gpt2.trace(batches[0].tokens, batches[0].live)
+    suite(trace, "plain")
+    fresh(trace, "plain")
+    for site in suite.sites:
+        cut = float(fresh[site].activation.threshold)
+        assert cut > 0
+        assert 0.5 < float(suite[site].activation.threshold) / cut < 2.0, site
+
+
+# the schedule
+
+
+def test_the_trapezoid() -> None:
+    factor = [trapezoid(step, steps=100, warmup=0.1, decay=0.2) for step in range(101)]
+    assert factor[0] == pytest.approx(0.1)
+    assert factor[4] == pytest.approx(0.5)
+    assert factor[9:81] == [1.0] * 72
+    assert factor[90] == pytest.approx(0.5)
+    assert factor[99] == pytest.approx(0.05)
+    assert factor[100] == 0.0
+    assert all(math.isfinite(f) and 0 <= f <= 1 for f in factor)
+    assert [trapezoid(step, steps=10, warmup=0.0, decay=0.0) for step in range(10)] == [1.0] * 10
+    assert [trapezoid(step, steps=4, warmup=0.0, decay=1.0) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+def test_the_rate_of_a_fit_follows_it(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+
+    def spying(self: torch.optim.Adam, closure: Any = None) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spying)
+    config = training(steps=10, lr=0.02, warmup=0.2, decay=0.4)
+    run(make_suite(gpt2), windows, tmp_path, loss=objective(), config=config, accumulate=2)
+    assert rates == pytest.approx([0.02 * trapezoid(s, steps=10, warmup=0.2, decay=0.4) for s in range(10)])
