@@ -66,26 +66,28 @@ class Artifact:
         """What `make` returned, with `seconds`."""
         return json.loads((self.folder / "artifact.json").read_text())["facts"]
 
-    def build(self, make: Make, *, force: bool = False, together: bool = False) -> Path:
+    def discard(self) -> None:
+        """Remove it, so that the next build makes it again."""
+        (self.folder / "artifact.json").unlink(missing_ok=True)  # first, so that no half of it ever looks complete
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def build(self, make: Make, *, together: bool = False) -> Path:
         """The folder, made now if it is not there yet; one process makes it, others wait.
 
-        force: make it again. together: the processes of a distributed run call `make` at the same time, and only the
-        first of them writes.
+        together: the processes of a distributed run call `make` at the same time, and only the first of them writes.
         """
-        first = is_first_process()
-        if self.is_complete and not force:
+        if self.is_complete:
             return self.folder
-        if not first:
+        if not is_first_process():
             if together:
                 make(self.partial)
             self._wait()
             return self.folder
         self.root.mkdir(parents=True, exist_ok=True)
         with locked(self.root / f"{self.name}.lock", f"{self.name}"):
-            if self.is_complete and not force:
+            if self.is_complete:
                 return self.folder
-            if force:
-                shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(exist_ok=True)
             started = time.monotonic()
             facts = make(self.partial)
@@ -102,7 +104,7 @@ class Artifact:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         (self.partial / "artifact.json").write_text(json.dumps(note, indent=2) + "\n")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)  # what an interrupted `discard` has left
         self.partial.replace(self.folder)
 
     def _wait(self) -> None:

@@ -9,10 +9,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from scae.config_errors import ConfigError as ConfigError  # the name other modules raise is scae.config.ConfigError
 from scae.config_errors import cannot_run, explain
+
+
+def _listed(value: Any) -> Any:
+    """One name may stand without brackets."""
+    return [value] if isinstance(value, str) else value
 
 
 def _distinct(items: list[Any]) -> list[Any]:
@@ -190,7 +195,7 @@ class TrainerConfig(Section):
     devices: Literal["auto"] | Positive
     num_nodes: Positive
     strategy: Literal["auto", "ddp", "ddp_fork", "ddp_spawn"]
-    precision: Literal["32-true", "bf16-mixed", "64-true"]
+    precision: Literal["32-true", "bf16-mixed"]
     accumulate: Positive = Field(description="micro-steps an optimiser step")
     clip: Rate | None = Field(description="largest gradient norm of each dictionary; null: no clipping")
     checkpoint_minutes: Rate
@@ -222,8 +227,10 @@ class Config(Section):
     trainer: TrainerConfig
     logger: Logger
     paths: Paths
-    stages: Annotated[list[Stage], Field(min_length=1), AfterValidator(_distinct)]
-    force: Annotated[list[Stage], AfterValidator(_distinct)] = Field(description="stages to compute again")
+    stages: Annotated[list[Stage], BeforeValidator(_listed), Field(min_length=1), AfterValidator(_distinct)]
+    force: Annotated[list[Stage], BeforeValidator(_listed), AfterValidator(_distinct)] = Field(
+        description="stages to compute again, with everything made from them"
+    )
     ckpt_path: str | None = Field(description="a checkpoint whose stage is resumed")
     seed: Count
     optimized_metric: str

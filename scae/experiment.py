@@ -1,20 +1,21 @@
 """An experiment: bring its artifacts up to date in order, then write the run directory.
 
 A finished stage is reused, an interrupted one resumes from its checkpoint, and a command that has been run before only
-prints its result.
+prints its result. A stage that is forced is computed again with everything that is made from it.
 """
 
 import json
 import logging
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scae import process
-from scae.artifacts import Artifact, is_first_process
-from scae.config import STAGES, Config, ConfigError, TinyModel
-from scae.plan import Finetuned, Plan
+from scae.artifacts import Artifact, Make, is_first_process
+from scae.config import STAGES, Config, ConfigError, Stage, TinyModel
+from scae.memory import keep_freed_memory
+from scae.plan import Plan
 from scae.report import arms_table, terminal, write_run
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 def run(config: Config) -> float | None:
     """Run the stages asked for, with what they need; returns `optimized_metric` where it is known."""
     plan = Plan(config)
+    if config.force and is_first_process():
+        for artifact in plan.made_by(STAGES[min(map(STAGES.index, config.force)) :]):
+            artifact.discard()
     if config.ckpt_path is not None:
         adopt_checkpoint(plan, Path(config.ckpt_path))
     Execution(plan).up_to(config.stages)
@@ -40,62 +44,43 @@ class Execution:
     """Builds the artifacts of a plan."""
 
     def __init__(self, plan: Plan) -> None:
-        process.prepare()
         from scae.stages import Stages  # imports torch
 
+        keep_freed_memory()
         self.plan = plan
         self.stages = Stages(plan.config, plan)
 
-    def up_to(self, wanted: list[Any]) -> None:
+    def up_to(self, wanted: list[Stage]) -> None:
         """Build the stages wanted, in order, and whatever they are made from."""
         last = max(STAGES.index(stage) for stage in wanted)
         for stage in STAGES[: last + 1]:
-            getattr(self, f"_{stage}")(self._forced(stage))
+            getattr(self, f"_{stage}")()
 
-    def _forced(self, stage: str) -> bool:
-        """A stage is computed again when it, or one before it, is to be forced."""
-        return any(STAGES.index(forced) <= STAGES.index(stage) for forced in self.plan.config.force)
-
-    def _model(self, force: bool) -> None:
+    def _model(self) -> None:
         if self.plan.model is not None:
-            self._build("model", self.plan.model, self.stages.model, force)
+            self._build("model", self.plan.model, self.stages.model)
 
-    def _pretrain(self, force: bool) -> None:
-        self._build("pretrain", self.plan.pretrain, self.stages.pretrain, force, together=True)
+    def _pretrain(self) -> None:
+        self._build("pretrain", self.plan.pretrain, self.stages.pretrain, together=True)
 
-    def _select(self, force: bool) -> None:
-        plan = self.plan
-        chosen = [plan.pruned.connectivity, plan.random]
-        chosen += [twin.connectivity for twin in plan.twins.values() if twin.mode == "pruned"]
-        for connectivity in dict.fromkeys(chosen):
-            self._build(
-                f"select {connectivity.method}",
-                plan.select(connectivity),
-                lambda folder, connectivity=connectivity: self.stages.select(connectivity, folder),
-                force,
-            )
+    def _select(self) -> None:
+        for connectivity in self.plan.selections:
+            make = partial(self.stages.select, connectivity)
+            self._build(f"select {connectivity.method}", self.plan.select(connectivity), make)
 
-    def _finetune(self, force: bool) -> None:
+    def _finetune(self) -> None:
         for name, one in ({"finetune": self.plan.pruned} | self.plan.twins).items():
-            self._finetune_one(name, one, force)
+            make = partial(self.stages.finetune, one, name)
+            self._build(name, self.plan.finetune(one), make, together=True)
 
-    def _finetune_one(self, name: str, one: Finetuned, force: bool) -> None:
-        self._build(
-            name,
-            self.plan.finetune(one),
-            lambda folder: self.stages.finetune(one, name, folder),
-            force,
-            together=True,
-        )
+    def _evaluate(self) -> None:
+        self._build("evaluate", self.plan.evaluate, self.stages.evaluate)
 
-    def _evaluate(self, force: bool) -> None:
-        self._build("evaluate", self.plan.evaluate, self.stages.evaluate, force)
-
-    def _build(self, stage: str, artifact: Artifact, make: Any, force: bool, *, together: bool = False) -> None:
-        if artifact.is_complete and not force:
+    def _build(self, stage: str, artifact: Artifact, make: Make, *, together: bool = False) -> None:
+        if artifact.is_complete:
             log.info("%s: reused from %s", stage, artifact.folder)
             return
-        artifact.build(make, force=force, together=together)
+        artifact.build(make, together=together)
         log.info("%s: done in %.0f s, %s", stage, artifact.facts()["seconds"], artifact.folder)
 
 
@@ -104,7 +89,7 @@ def adopt_checkpoint(plan: Plan, checkpoint: Path) -> None:
     from scae.training.fit import CHECKPOINT, read_identity
 
     artifact_name = read_identity(checkpoint).get("artifact")
-    artifacts = {artifact.name: artifact for artifact in plan.checkpointed()}
+    artifacts = {artifact.name: artifact for artifact in plan.made_by(["model", "pretrain", "finetune"])}
     if artifact_name not in artifacts:
         raise ConfigError(
             f"ckpt_path={checkpoint}: a checkpoint of another configuration ({artifact_name}); "
@@ -179,6 +164,6 @@ def describe_run(plan: Plan, output: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)

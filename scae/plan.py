@@ -6,6 +6,8 @@ What an artifact's name covers is decided here, and it is exactly what determine
 everything up to the selection, and the twins that do not depend on C are shared by the whole sweep.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,13 +122,26 @@ class Plan:
         made_from = {"evaluation": self.config.evaluation.model_dump(), "C": self.config.connectivity.C}
         return Artifact(self.root, "evaluate", made_from, tuple(upstream))
 
-    def checkpointed(self) -> list[Artifact]:
-        """The artifacts that a checkpoint can belong to."""
-        found = [self.pretrain, self.finetune(self.pruned), *map(self.finetune, self.twins.values())]
-        return [*([self.model] if self.model else []), *found]
+    @property
+    def selections(self) -> list[Connectivity]:
+        """Every choice of connections that some arm needs, each once."""
+        pruned_twins = [twin.connectivity for twin in self.twins.values() if twin.mode == "pruned"]
+        return list(dict.fromkeys([self.pruned.connectivity, self.random, *pruned_twins]))
+
+    def made_by(self, stages: Sequence[str]) -> list[Artifact]:
+        """The artifacts of these stages."""
+        by_stage = {
+            "model": [self.model] if self.model else [],
+            "pretrain": [self.pretrain],
+            "select": [self.select(connectivity) for connectivity in self.selections],
+            "finetune": [self.finetune(self.pruned), *map(self.finetune, self.twins.values())],
+            "evaluate": [self.evaluate],
+        }
+        return [artifact for stage in stages for artifact in by_stage[stage]]
 
     def _trainer(self) -> dict[str, Any]:
-        """What of the trainer changes the numbers; the devices do not, a batch is counted over all of them."""
+        """What of the trainer decides the result. Devices are left out: a batch is counted over all of them, and what
+        depends on them is the normaliser of an FVU, which each device takes from its own share of the batch."""
         trainer = self.config.trainer
         return {
             "precision": trainer.precision,
@@ -137,8 +152,7 @@ class Plan:
 
 
 def fingerprint_file(path: Path) -> str:
-    import hashlib
-
+    """A hash of the content of one file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 

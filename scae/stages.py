@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import torch
 
+from scae.artifacts import is_first_process
 from scae.config import Config, ConfigError, Connectivity, LocalModel, TinyModel
 from scae.connections import Connections
 from scae.data import Batch, TokenWindows, WindowModule, documents, heldout_batches, train_and_heldout, train_tokenizer
@@ -66,11 +67,11 @@ class Stages:
 
     def sample(self, tokens: int) -> Iterator[Trace]:
         """Clean runs on about `tokens` tokens of the training text, drawn from everywhere in it."""
-        size = self.config.evaluation.batch_size
-        count = max(1, tokens // (size * self.config.data.context))
-        module = WindowModule(train=self.windows[0], batch_size=size, steps=count, seed=self.config.seed)
-        for step in range(count):
-            yield self._trace(module.batch(step, rank=0, world_size=1))
+        train = self.windows[0]
+        count = max(1, tokens // self.config.data.context)
+        drawn = WindowModule(train=train, batch_size=count, steps=1, seed=self.config.seed).indices(0)
+        for indices in drawn.split(self.config.evaluation.batch_size):
+            yield self._trace(train.batch(indices))
 
     def heldout(self) -> Iterator[Trace]:
         evaluation = self.config.evaluation
@@ -91,7 +92,7 @@ class Stages:
         train, _ = train_and_heldout(config.data, tokenizer, self.plan.root)
         data = WindowModule(train=train, batch_size=model.batch_size, steps=model.steps, seed=config.seed)
         network = build_tiny(model, tokenizer, context=config.data.context)
-        one_device = config.trainer.model_copy(update={"strategy": "auto", "devices": 1, "accumulate": 1})
+        alone = {"strategy": "auto", "devices": 1, "num_nodes": 1, "accumulate": 1, "precision": "32-true"}
         tokens = model.batch_size * config.data.context
         assert self.plan.model is not None
         module = TinyTraining(network, model, identity={"artifact": self.plan.model.name})
@@ -100,7 +101,7 @@ class Stages:
             data,
             steps=model.steps,
             tokens_per_step=tokens,
-            trainer=one_device,
+            trainer=config.trainer.model_copy(update=alone),
             logger=config.logger,
             place=self._place("model", folder),
             seed=config.seed,
@@ -199,7 +200,8 @@ class Stages:
             seed=config.seed,
         )
         self.lm.to(self.device)
-        save(suite.to(self.device), config.sae, folder)
+        if is_first_process():
+            save(suite.to(self.device), config.sae, folder)
         return {"tokens": training.steps * tokens}
 
     def _place(self, stage: str, folder: Path) -> Place:

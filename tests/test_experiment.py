@@ -194,7 +194,9 @@ def test_the_numbers_hang_together(finished: Finished) -> None:
         fvus = [m[f"{arm}/fvu/{site}"] for site in SITES]
         assert m[f"{arm}/fvu_mean"] == pytest.approx(sum(fvus) / 4)
         assert m[f"{arm}/fvu_max"] == max(fvus)
-        assert all(0 < m[f"{arm}/l0/{site}"] <= 4 for site in SITES), (arm, [m[f"{arm}/l0/{site}"] for site in SITES])
+        l0 = [m[f"{arm}/l0/{site}"] for site in SITES]
+        assert max(l0) <= 4
+        assert sum(l0) > 4
         assert m[f"{arm}/kl"] > 0
     assert m["connectivity/C"] == 6
     assert m["connectivity/in_degree_max"] == 6
@@ -288,7 +290,7 @@ def test_a_killed_run_resumes_where_it_was(
     finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """SIGKILL in the middle of pretraining; in the end the same weights to the bit."""
-    long = ("pretrain.steps=150", "sae=batchtopk", "sae.expansion=4", "sae.k=4", "trainer.checkpoint_minutes=0.005")
+    long = ("pretrain.steps=80", "sae=batchtopk", "sae.expansion=4", "sae.k=4", "trainer.checkpoint_minutes=0.005")
     roots = [tmp_path / "killed", tmp_path / "whole"]
     for root in roots:
         copied_model(finished, root)
@@ -387,6 +389,23 @@ def test_a_checkpoint_of_the_model_and_one_of_the_finetuning_are_known(finished:
     assert found <= {artifact.name for artifact in plan.checkpointed()} | {
         path.name for path in finished.root.iterdir()
     }
+
+
+def test_only_the_first_process_writes_a_suite(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others would write into a folder that the first one renames in the meantime."""
+    from scae import stages
+
+    config = variation(finished, tmp_path)
+    monkeypatch.setattr(stages, "fit", lambda *_, **__: None)
+    for rank, written in (("0", True), ("1", False)):
+        folder = tmp_path / rank
+        folder.mkdir()
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        stages.Stages(config, Plan(config)).pretrain(folder)
+        assert (folder / "suite.safetensors").exists() == written
+        assert bool(list(folder.iterdir())) == written
 
 
 # what can be chosen
@@ -529,7 +548,8 @@ def test_two_devices_by_command(finished: Finished, tmp_path: Path) -> None:
     overrides = [*[o for o in overrides if o != "trainer=cpu"], *two]
     command, options = python(*overrides, f"paths.artifacts={root}", "hydra.run.dir=out", cwd=tmp_path)
     done = subprocess.run(command, capture_output=True, timeout=300, **options)
-    assert done.returncode == 0, done.stderr[-4000:]
+    told = [line for line in done.stderr.splitlines() if "Error" in line]
+    assert done.returncode == 0, "\n".join([*told, done.stderr[-2000:]])
     two_devices = json.loads((tmp_path / "out" / "metrics.json").read_text())
     one = execute(variation(finished, tmp_path, "pretrain.loss.recon.kind=mse", "loss.recon.kind=mse"))
     for key in ("plain/ce", "pruned/ce", "pruned/fvu_mean", "plain/fvu_mean"):

@@ -190,7 +190,10 @@ def test_connections_that_do_not_depend_on_the_budget_do_not_depend_on_it(of: Of
         base = (f"connectivity={method}",)
         assert changed(of, "connectivity.C=3", base=base) <= {"evaluate"}
         assert changed(of, "connectivity.weighting=all", base=base) == set()
-    assert changed(of, "connectivity.weighting=all", base=("connectivity=random",)) == set()
+    random = ("connectivity=random",)
+    assert changed(of, "connectivity.weighting=all", base=random) == set()
+    for override in ("connectivity.C=3", "connectivity.scope=per_site", "seed=1"):
+        assert changed(of, override, base=random) >= downstream_of("select")
 
 
 def test_a_checkpoint_can_belong_to_every_fit(of: Of) -> None:

@@ -76,7 +76,8 @@ def _arm_metrics(sums: ArmSums, moments: Moments, ce: float, ce_zero: float, ce_
 @torch.no_grad()
 def bypass_share(arm: Arm, traces: Iterable[Trace]) -> Metrics:
     """`connectivity/bypass/<site>`: Var over tokens of what a pre-activation owes to the embedding and the biases, over
-    its whole variance; the median over features that vary. Above 1 where the two parts cancel."""
+    its whole variance; the median over features that vary. Above 1 where the two parts cancel. Empty for complete
+    connections: their pass adds everything up before anything is read."""
     from scae.suite.passes import pruned
 
     sums: dict[Site, list[Tensor]] = {}

@@ -1,8 +1,8 @@
 """The sparse operations on the CPU: compiled loops (numba) over the entries that exist.
 
 Same contracts as `scae.kernels.reference`. Every loop is split into a fixed number of chunks whose partial results are
-added in order, so that repeated runs agree bit for bit. (`no_type_check`: numba compiles a function, and not what a run-time
-type checker makes of it.)
+added in order, so that repeated runs agree bit for bit. (`no_type_check`: numba compiles a function, and not what a
+run-time type checker makes of it.)
 """
 
 from typing import no_type_check

@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -26,6 +27,16 @@ class Place:
     stage: str
     folder: Path
     group: str
+
+
+class WholeSteps(ModelCheckpoint):
+    """Saves between optimiser steps only: a checkpoint holds no gradients, so one taken while they accumulate would
+    resume another run than the one that was interrupted."""
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        batch_idx = kwargs["batch_idx"] if "batch_idx" in kwargs else args[3]
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, *args, **kwargs)
 
 
 def fit(
@@ -59,11 +70,10 @@ def fit(
             max_steps=steps,
             max_epochs=1,
             callbacks=[
-                ModelCheckpoint(
+                WholeSteps(
                     dirpath=place.folder,
                     filename=CHECKPOINT.removesuffix(".ckpt"),
                     train_time_interval=timedelta(minutes=trainer.checkpoint_minutes),
-                    save_on_exception=True,
                     enable_version_counter=False,
                 ),
                 Progress(place.stage, steps, tokens_per_step, shown=trainer.progress),

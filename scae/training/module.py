@@ -34,8 +34,9 @@ class SuiteTraining(lightning.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         lm = self.suite.lm
         trace = lm.trace(batch.tokens, batch.live, patterns=self.mode in ("dense", "pruned"))
-        out = self.suite(trace, mode=self.mode)
-        loss = self.objective(out, trace, lm.paths)
+        with torch.autocast(self.device.type, enabled=False):  # mixed precision is for the language model
+            out = self.suite(trace, mode=self.mode)
+            loss = self.objective(out, trace, lm.paths)
         self._count_firing(out)
         self.log_dict({f"train/{name}": value for name, value in loss.terms.items()})
         self.log("train/loss", loss.total.detach(), prog_bar=True)
@@ -89,8 +90,11 @@ def start_from_data(suite: Suite, batches: list[Any]) -> None:
     targets = {site: torch.cat([trace.outputs[site][trace.live] for trace in traces]) for site in suite.sites}
     for site, target in targets.items():
         suite[site].b_dec.copy_(target.mean(0))
+    buffers = {name: buffer.clone() for name, buffer in suite.named_buffers()}
     outs = [suite(trace, mode="plain") for trace in traces]
     for site, target in targets.items():
         ours = torch.cat([out.outputs[site][out.live] for out in outs])
         mean = suite[site].b_dec
         suite[site].W_enc.mul_((target - mean).norm() / (ours - mean).norm().clamp_min(1e-12))
+    for name, buffer in suite.named_buffers():
+        buffer.copy_(buffers[name])  # a threshold learned on the way belongs to encoders that are no more

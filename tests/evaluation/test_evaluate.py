@@ -219,7 +219,7 @@ def test_bypass_share_is_a_ratio_of_variances(gpt2: LanguageModel, make_suite: M
     assert len(shares) == len(suite.sites)
     for site, pairs in seen.items():
         base, pre = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-        ratio = base.var(0, correction=0) / pre.var(0, correction=0)
+        ratio = (base.var(0, correction=0) / pre.var(0, correction=0)).detach()
         assert shares[f"connectivity/bypass/{site}"] == pytest.approx(float(ratio.median()), rel=1e-8)
     assert shares["connectivity/bypass/1.mlp"] != pytest.approx(1.0, abs=1e-3)
 

@@ -137,7 +137,7 @@ def test_the_loss_falls(
     suite.connect(ragged(suite.layout))
     loss = objective(**weights)
     before = loss_of(suite, windows, loss, mode)
-    run(suite, windows, tmp_path, loss=loss, mode=mode, config=training(steps=60, lr=0.03))
+    run(suite, windows, tmp_path, loss=loss, mode=mode, config=training(steps=40, lr=0.03))
     assert loss_of(suite, windows, loss, mode) < share * before
     rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").open()))
     logged = [float(row["train/loss"]) for row in rows if row["train/loss"]]
