@@ -140,8 +140,7 @@ class Plan:
         return [artifact for stage in stages for artifact in by_stage[stage]]
 
     def _trainer(self) -> dict[str, Any]:
-        """What of the trainer decides the result. Devices are left out: a batch is counted over all of them, and what
-        depends on them is the normaliser of an FVU, which each device takes from its own share of the batch."""
+        """What of the trainer decides the result. Devices are left out: a batch is counted over all of them."""
         trainer = self.config.trainer
         return {
             "precision": trainer.precision,

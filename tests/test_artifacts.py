@@ -102,34 +102,18 @@ def test_a_failure_leaves_a_partial_and_the_next_build_resumes_it(artifact: Arti
     assert not artifact.partial.exists()
 
 
-def test_force_makes_it_again_from_nothing(artifact: Artifact) -> None:
+def test_what_is_discarded_is_made_again_from_nothing(artifact: Artifact) -> None:
     artifact.build(writer("1"))
     artifact.partial.mkdir()
     (artifact.partial / "last.ckpt").write_text("old")
-    left_over: list[bool] = []
-
-    def make(folder: Path) -> dict[str, Any]:
-        left_over.append((folder / "last.ckpt").exists())
-        assert artifact.is_complete, "the old one is there until the new one is"
-        return writer("2")(folder)
-
-    artifact.build(make, force=True)
-    assert left_over == [False]
+    artifact.discard()
+    assert not artifact.is_complete
+    assert not artifact.folder.exists()
+    artifact.build(writer("2"))
     assert (artifact.folder / "file").read_text() == "2"
     assert not (artifact.folder / "last.ckpt").exists()
-
-
-def test_a_failed_force_keeps_the_old_one(artifact: Artifact) -> None:
-    artifact.build(writer("1"))
-
-    def fail(folder: Path) -> dict[str, Any]:
-        (folder / "file").write_text("half")
-        raise ValueError
-
-    with pytest.raises(ValueError):  # noqa: PT011
-        artifact.build(fail, force=True)
-    assert artifact.is_complete
-    assert (artifact.folder / "file").read_text() == "1"
+    artifact.discard()
+    artifact.discard()  # of nothing, too
 
 
 def test_two_at_once_make_it_once_and_the_second_says_that_it_waits(
@@ -238,7 +222,8 @@ def test_nothing_half_written_is_ever_complete(artifact: Artifact, monkeypatch: 
     monkeypatch.setattr(Path, "replace", spying_replace)
     monkeypatch.setattr(Path, "write_text", spying_write)
     artifact.build(make)
-    artifact.build(make, force=True)
+    artifact.discard()
+    artifact.build(make)
     look()
     assert artifact.is_complete
 
@@ -282,21 +267,13 @@ def slowly(content: str, calls: list[Path]) -> Callable[[Path], dict[str, Any]]:
     return make
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_other_processes_wait_for_what_the_first_makes(
-    artifact: Artifact, as_rank: threading.local, force: bool
-) -> None:
-    if force:
-        artifact.build(writer("old"))
+def test_other_processes_wait_for_what_the_first_makes(artifact: Artifact, as_rank: threading.local) -> None:
     calls: list[Path] = []
-    assert both(as_rank, artifact, [slowly("new", calls), slowly("wrong", calls)], force=force) == "new"
+    assert both(as_rank, artifact, [slowly("new", calls), slowly("wrong", calls)]) == "new"
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_what_is_made_together_is_made_by_all(artifact: Artifact, as_rank: threading.local, force: bool) -> None:
-    if force:
-        artifact.build(writer("old"))
+def test_what_is_made_together_is_made_by_all(artifact: Artifact, as_rank: threading.local) -> None:
     calls: list[Path] = []
 
     def join(folder: Path) -> dict[str, Any]:
@@ -304,7 +281,7 @@ def test_what_is_made_together_is_made_by_all(artifact: Artifact, as_rank: threa
         return {}
 
     makes = [slowly("new", calls), join]
-    assert both(as_rank, artifact, makes, together=True, force=force) == "new"
+    assert both(as_rank, artifact, makes, together=True) == "new"
     assert calls == [artifact.partial] * 2
 
 

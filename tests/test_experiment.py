@@ -348,7 +348,8 @@ def test_an_explicit_checkpoint_is_resumed(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     copied_model(finished, tmp_path / "root")
-    config = variation(finished, tmp_path, "stages=[pretrain]", f"paths.artifacts={tmp_path / 'root'}")
+    places = (f"paths.artifacts={tmp_path / 'root'}", "trainer.checkpoint_minutes=1e-6")
+    config = variation(finished, tmp_path, "stages=[pretrain]", *places)
     checkpoint = interrupted_checkpoint(config, 7, monkeypatch)
     shutil.move(checkpoint, tmp_path / "mine.ckpt")
     shutil.rmtree(Plan(config).pretrain.partial)
@@ -372,7 +373,8 @@ def test_a_repeat_of_an_interrupted_command_resumes(
 ) -> None:
     """And everything before the stage that died is reused."""
     copied_model(finished, tmp_path / "root")
-    config = variation(finished, tmp_path, f"paths.artifacts={tmp_path / 'root'}")
+    places = (f"paths.artifacts={tmp_path / 'root'}", "trainer.checkpoint_minutes=1e-6")
+    config = variation(finished, tmp_path, *places)
     interrupted_checkpoint(config, 5, monkeypatch)
     metrics = untimed(execute(config))
     expected = untimed(finished.metrics)
@@ -386,7 +388,7 @@ def test_a_checkpoint_of_the_model_and_one_of_the_finetuning_are_known(finished:
 
     plan = Plan(finished.config)
     found = {read_identity(path)["artifact"] for path in finished.root.rglob("last.ckpt")}
-    assert found <= {artifact.name for artifact in plan.checkpointed()} | {
+    assert found <= {artifact.name for artifact in plan.made_by(["model", "pretrain", "finetune"])} | {
         path.name for path in finished.root.iterdir()
     }
 
@@ -470,7 +472,7 @@ def test_loggers(finished: Finished, tmp_path: Path, logger: str, left: str) -> 
     assert all(path.stat().st_size for path in found)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed"])
 def test_every_precision_that_is_allowed_runs(finished: Finished, tmp_path: Path, precision: str) -> None:
     overrides = (f"trainer.precision={precision}", "pretrain.steps=2", "finetune.steps=2", "stages=[finetune]")
     config = variation(finished, tmp_path, *overrides)

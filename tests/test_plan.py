@@ -100,7 +100,7 @@ def downstream_of(stage: str) -> set[str]:
         ("loss=ce", "finetune"),
         ("loss.logit_kl.temperature=2.0", "finetune"),
         ("finetune.steps=7", "finetune"),
-        ("finetune.unit_norm=true", "finetune"),
+        ("finetune.unit_norm=false", "finetune"),
         ("evaluation.tokens=999", "evaluate"),
         ("evaluation.twins=true", "evaluate"),
     ],
@@ -132,9 +132,9 @@ def test_what_changes_no_number_changes_no_name(of: Of, override: str) -> None:
     assert changed(of, override) == set()
 
 
-def test_the_precision_is_part_of_every_fit(of: Of) -> None:
-    """The embedded model, too, is trained in `trainer.precision`."""
-    assert changed(of, "trainer.precision=bf16-mixed") == set(STAGES)
+def test_the_precision_is_part_of_every_fit_of_the_suite(of: Of) -> None:
+    """The embedded model is trained in float32 whatever `trainer.precision` says."""
+    assert changed(of, "trainer.precision=bf16-mixed") == downstream_of("pretrain")
 
 
 def test_a_file_of_connections_is_known_by_its_content(of: Of, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_checkpoint_can_belong_to_every_fit(of: Of) -> None:
     assert plan.model is not None
     expected = {plan.model.name, plan.pretrain.name, plan.finetune(plan.pruned).name}
     expected |= {plan.finetune(twin).name for twin in plan.twins.values()}
-    assert {artifact.name for artifact in plan.checkpointed()} == expected
+    assert {artifact.name for artifact in plan.made_by(["model", "pretrain", "finetune"])} == expected
 
 
 def test_the_sample_behind_a_selection_depends_on_what_names_it(of: Of) -> None:
@@ -240,7 +240,7 @@ with initialize_config_dir({str(CONF)!r}, version_base="1.3"):
     config = parse(values(compose("train", overrides=["paths.output=out", "data=text", "data.path=a.txt",
                                                       "evaluation.twins=true"])))
 plan = Plan(config)
-print(plan.model.name, plan.evaluate.is_complete, [artifact.name for artifact in plan.checkpointed()])
+print(plan.model.name, plan.evaluate.is_complete, plan.selections)
 heavy = {{"torch", "lightning", "transformers", "transformer_lens", "numba"}} & set(sys.modules)
 assert not heavy, heavy
 """

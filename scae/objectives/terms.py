@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 from scae.lm import LinearPaths, Trace
@@ -50,6 +51,15 @@ class Comparison:
         return self.paths.logits(residual[:, :-1][self.scored])
 
 
+def over_devices(value: Tensor) -> Tensor:
+    """The mean of a statistic over the processes of a data-parallel run, so that each normalises by the whole batch."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value / dist.get_world_size()
+
+
 class Term(ABC):
     """One part of a loss. `weight` is what the objective multiplies it with."""
 
@@ -76,7 +86,8 @@ class Recon(Term):
         for site, reconstruction in comparison.out.reconstructions.items():
             target, ours = trace.outputs[site][trace.live], reconstruction[trace.live]
             if self.kind == "fvu":
-                total = total + (target - ours).square().sum() / (target - target.mean(0)).square().sum()
+                mean = over_devices(target.sum(0)) / over_devices(trace.live.sum().to(target.dtype))
+                total = total + (target - ours).square().sum() / over_devices((target - mean).square().sum())
             else:
                 total = total + F.mse_loss(ours, target)
         return total
@@ -135,7 +146,7 @@ class AuxK(Term):
         total = trace.embed.new_zeros(())
         for site, revived in out.revived.items():
             error = (trace.outputs[site] - out.outputs[site]).detach()[trace.live]
-            total = total + (error - revived[trace.live]).square().sum() / error.square().sum()
+            total = total + (error - revived[trace.live]).square().sum() / over_devices(error.square().sum())
         return total
 
 

@@ -59,7 +59,7 @@ def trainer(**changes: Any) -> TrainerConfig:
         "precision": "32-true",
         "accumulate": 1,
         "clip": 1.0,
-        "checkpoint_minutes": 60.0,
+        "checkpoint_minutes": 1e-6,  # after every optimiser step
         "progress": False,
     }
     return TrainerConfig(**(values | changes))
