@@ -47,7 +47,7 @@ ARMS: tuple[Arm, ...] = (
     Arm(
         key="plain",
         label="plain",
-        meaning="each dictionary reads the model's true activations; all reconstructions go back into the live model",
+        meaning="each dictionary reads the model's true activations; all reconstructions stand in for the modules",
         fixed=True,
         colour="#0072B2",
         marker="s",

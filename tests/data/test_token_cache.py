@@ -11,6 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from scae.artifacts import locked
 from scae.config import ConfigError, StdlibData, TextData
 from scae.data import cache, documents, train_and_heldout, train_tokenizer
 
@@ -112,11 +113,11 @@ def test_waiting_for_another_process_is_said_once(tmp_path: Path, caplog: pytest
     thread = threading.Thread(target=hold)
     thread.start()
     taken.wait()
-    with cache._lock(tmp_path / "x.lock"):
+    with locked(tmp_path / "x.lock", "tokens-1"):
         pass
     thread.join()
     assert [record.message.split(" (")[0] for record in caplog.records] == [
-        "waiting for the process that tokenises the same corpus"
+        "waiting for the process that makes tokens-1"
     ]
 
 

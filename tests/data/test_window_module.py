@@ -192,9 +192,11 @@ def test_the_loader_takes_rank_and_position_from_the_trainer() -> None:
     assert torch.equal(torch.cat(tokens, dim=1), torch.stack(whole))
 
 
-def test_heldout_batches_take_the_first_windows_up_to_a_bound() -> None:
+def test_heldout_batches_are_spread_over_the_windows_up_to_a_bound() -> None:
     side = windows(10)  # lengths 6 6 4 6 6 4 ...
-    assert [len(batch.tokens) for batch in heldout_batches(side, tokens=27, batch_size=3)] == [3, 1]
+    half = list(heldout_batches(side, tokens=side.n_tokens // 2, batch_size=3))
+    assert torch.equal(torch.cat([batch.tokens for batch in half]), side.batch([0, 2, 4, 6, 8]).tokens)
+    assert [len(batch.tokens) for batch in half] == [3, 2]
     assert torch.equal(next(heldout_batches(side, tokens=1, batch_size=3)).tokens, side.batch([0]).tokens)
     assert sum(len(batch.tokens) for batch in heldout_batches(side, tokens=10_000, batch_size=4)) == 10
 
