@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scae.artifacts import Artifact, Make, is_first_process
+from scae.checkpoints import CHECKPOINT, read_identity
 from scae.config import STAGES, Config, ConfigError, Stage, TinyModel
 from scae.memory import keep_freed_memory
 from scae.plan import Plan
@@ -86,8 +87,6 @@ class Execution:
 
 def adopt_checkpoint(plan: Plan, checkpoint: Path) -> None:
     """Put a checkpoint where its stage looks for one; raises ConfigError where no stage of this experiment wrote it."""
-    from scae.training.fit import CHECKPOINT, read_identity
-
     artifact_name = read_identity(checkpoint).get("artifact")
     artifacts = {artifact.name: artifact for artifact in plan.made_by(["model", "pretrain", "finetune"])}
     if artifact_name not in artifacts:

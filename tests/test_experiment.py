@@ -384,7 +384,7 @@ def test_a_repeat_of_an_interrupted_command_resumes(
 
 
 def test_a_checkpoint_of_the_model_and_one_of_the_finetuning_are_known(finished: Finished) -> None:
-    from scae.training import read_identity
+    from scae.checkpoints import read_identity
 
     plan = Plan(finished.config)
     found = {read_identity(path)["artifact"] for path in finished.root.rglob("last.ckpt")}

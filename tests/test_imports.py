@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("typing", "sites", "config", "config_errors", "memory", "artifacts", "schedule"),
+    ("typing", "sites", "config", "config_errors", "memory", "artifacts", "checkpoints", "schedule"),
     ("kernels",),
     ("dictionaries", "connections"),
     ("lm",),

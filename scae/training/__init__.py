@@ -1,6 +1,6 @@
 """Training a suite with Lightning."""
 
-from scae.training.fit import CHECKPOINT, Place, fit, read_identity
+from scae.training.fit import Place, fit
 from scae.training.module import SuiteTraining, start_from_data
 
-__all__ = ["CHECKPOINT", "Place", "SuiteTraining", "fit", "read_identity", "start_from_data"]
+__all__ = ["Place", "SuiteTraining", "fit", "start_from_data"]

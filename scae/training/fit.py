@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from scae.checkpoints import CHECKPOINT
 from scae.config import ConfigError, TrainerConfig
 from scae.config import Logger as LoggerConfig
 from scae.training.progress import Progress
 
 log = logging.getLogger(__name__)
-CHECKPOINT = "last.ckpt"
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,3 @@ def _logger(config: LoggerConfig, place: Place) -> Logger:
         save_dir=place.folder,
         offline=config.mode == "offline",
     )
-
-
-def read_identity(checkpoint: Path) -> dict:
-    """What `SuiteTraining` wrote into a checkpoint about itself; raises ConfigError where it is none of ours."""
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        return dict(content["hyper_parameters"])
-    except Exception as error:
-        raise ConfigError(f"ckpt_path={checkpoint}: no checkpoint of a stage of scae ({error})") from error

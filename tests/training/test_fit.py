@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from scae.checkpoints import CHECKPOINT, read_identity
 from scae.config import AuxK, ConfigError, Loss, Sae, TrainerConfig, Training
 from scae.config import Logger as LoggerConfig
 from scae.data import TokenWindows, WindowModule
@@ -16,7 +17,7 @@ from scae.lm import LanguageModel
 from scae.objectives import LossOutput, Objective
 from scae.schedule import trapezoid
 from scae.suite import Mode, Suite
-from scae.training import CHECKPOINT, Place, SuiteTraining, fit, read_identity, start_from_data
+from scae.training import Place, SuiteTraining, fit, start_from_data
 
 Make = Callable[..., Any]
 STEPS, CONTEXT = 16, 10
