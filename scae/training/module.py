@@ -43,7 +43,7 @@ class SuiteTraining(lightning.LightningModule):
         return loss.total
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set at run time
             dead = [self.suite[site].tokens_since_fired >= self._dead_after for site in self.suite.sites]
             self.log("train/dead", torch.cat(dead).float().mean())
 
