@@ -18,6 +18,7 @@ from scae.config import STAGES, Config, ConfigError, Stage, TinyModel
 from scae.memory import keep_freed_memory
 from scae.plan import Plan
 from scae.report import arms_table, terminal, write_run
+from scae.report.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,8 @@ def write_results(plan: Plan) -> dict[str, float]:
     """metrics.json, run.json, report.md and a picture in the run directory; prints the table."""
     output = Path(plan.config.paths.output)
     metrics = collect_metrics(plan)
-    _write_json(output / "metrics.json", metrics)
-    _write_json(output / "run.json", describe_run(plan, output))
+    for name, content in (("metrics.json", metrics), ("run.json", describe_run(plan, output))):
+        write_text(output / name, json.dumps(content, indent=2) + "\n")
     report = write_run(output)
     console = terminal()
     console.print(arms_table(metrics))
@@ -160,9 +161,3 @@ def describe_run(plan: Plan, output: Path) -> dict[str, Any]:
         "model": source | {"dtype": model.dtype, "prepend_bos": plan.config.data.prepend_bos},
         "stages": {stage: relative(artifact.folder) for stage, artifact in stages.items()},
     }
-
-
-def _write_json(path: Path, content: Any) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
