@@ -198,6 +198,7 @@ class TrainerConfig(Section):
     precision: Literal["32-true", "bf16-mixed"]
     accumulate: Positive = Field(description="micro-steps an optimiser step")
     clip: Rate | None = Field(description="largest gradient norm of each dictionary; null: no clipping")
+    chunk_mb: Positive = Field(description="bound on the pre-activations of one site held at a time")
     checkpoint_minutes: Rate
     progress: bool
 

@@ -114,6 +114,7 @@ class Stages:
         config = self.config
         sites = choose_sites(self.lm.paths, config.sites.layers, list(config.sites.kinds))
         suite = Suite.from_config(config.sae, sites, self.lm).to(self.device)
+        suite.chunk_mb = config.trainer.chunk_mb
         objective = Objective.from_config(config.pretrain.loss, config.sae)
         mode: Mode = "spliced" if objective.reads_stream else "plain"
         features = ", ".join(sorted({str(size) for size in suite.layout.sizes}))
@@ -126,7 +127,7 @@ class Stages:
 
     def select(self, connectivity: Connectivity, folder: Path) -> dict[str, Any]:
         """Choose the connections."""
-        suite = load(self.plan.pretrain.folder, self.lm)
+        suite = self.suite(self.plan.pretrain.folder)
         connections, stats = choose(connectivity, suite, self.sample(connectivity.tokens), seed=self.config.seed)
         connections.save(folder / "connections.safetensors")
         log.info(
@@ -176,6 +177,7 @@ class Stages:
     def suite(self, folder: Path, connectivity: Connectivity | None = None) -> Suite:
         """A stored suite, with the connections that a selection chose."""
         suite = load(folder, self.lm)
+        suite.chunk_mb = self.config.trainer.chunk_mb
         if connectivity is not None:
             suite.connect(Connections.load(self.plan.select(connectivity).folder / "connections.safetensors"))
         return suite

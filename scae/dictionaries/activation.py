@@ -16,6 +16,11 @@ from scae.typing import Bool, Float, Tensor
 class Activation(nn.Module, ABC):
     """Chooses the support of a code; `training` tells whether batch statistics may be used and learned."""
 
+    @property
+    def by_token(self) -> bool:
+        """Whether each token is treated on its own, so that a batch may be taken in parts."""
+        return True
+
     @abstractmethod
     def forward(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:
         """The code of the tokens where `live`; the others get no entries. Carries no gradient."""
@@ -54,6 +59,10 @@ class BatchTopK(Activation):
         self.k = k
         self.threshold_rate = threshold_rate
         self.register_buffer("threshold", torch.tensor(-1.0, dtype=torch.float64))  # < 0: no batch seen
+
+    @property
+    def by_token(self) -> bool:
+        return not self.training
 
     @torch.no_grad()
     def forward(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:

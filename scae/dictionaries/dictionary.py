@@ -6,12 +6,14 @@ f    = activation(pre)
 xhat = f W_dec + b_dec
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
-from scae.config import Sae
+from scae.config import AuxK, Sae
 from scae.dictionaries.activation import Activation, BatchTopK, ReLU, TopK
-from scae.kernels import SparseCode, decode, encode_at
+from scae.kernels import Arrivals, SparseCode, arrive, decode, encode_at
 from scae.typing import Bool, Float, Int, Tensor
 
 
@@ -55,23 +57,57 @@ class Dictionary(nn.Module):
         return x if self.transcoder else x - self.b_dec
 
     @torch.no_grad()
-    def preactivations(self, shifted: Float[Tensor, "token d_model"]) -> Float[Tensor, "token feature"]:
+    def preactivations(
+        self, shifted: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None
+    ) -> Float[Tensor, "token feature"]:
         """All of them, without gradient: those of the few that are kept come from `differentiable`."""
-        return torch.addmm(self.b_enc, shifted, self.W_enc.T)
+        if arrivals is None:
+            return torch.addmm(self.b_enc, shifted, self.W_enc.T)
+        return arrive(arrivals).add_(self.b_enc).addmm_(shifted, self.W_enc.T)
 
     def encode(self, x: Float[Tensor, "token d_model"], live: Bool[Tensor, " token"]) -> SparseCode:
         """The code of the live tokens of `x`."""
-        shifted = self.shift(x)
-        return self.differentiable(self.activation(self.preactivations(shifted), live), shifted)
+        return self.sparsify(self.shift(x), live)[0]
+
+    def sparsify(
+        self,
+        shifted: Float[Tensor, "token d_model"],
+        live: Bool[Tensor, " token"],
+        arrivals: Arrivals | None = None,
+        *,
+        auxk: AuxK | None = None,
+        chunk_mb: int = 32,
+    ) -> tuple[SparseCode, SparseCode | None]:
+        """The code of the live tokens, and that of the dead features where `auxk` asks for one and there are any.
+
+        arrivals: what arrives along connections. chunk_mb: tokens are taken in parts whose pre-activations, and what
+        the connections need on the way to them, stay below this size (but for one window, or a batch threshold).
+        """
+        codes, dead_codes = [], []
+        for part in self._parts(len(shifted), arrivals, chunk_mb):
+            pre = self.preactivations(shifted[part], arrivals.tokens(part.start, part.stop) if arrivals else None)
+            codes.append(self.activation(pre, live[part]))
+            dead = self.dead_code(pre, live[part], k=auxk.k, dead_after=auxk.dead_after) if auxk else None
+            dead_codes += [] if dead is None else [dead]
+        code = self.differentiable(SparseCode.joined(codes), shifted, arrivals)
+        if not dead_codes:
+            return code, None
+        return code, self.differentiable(SparseCode.joined(dead_codes), shifted, arrivals)
+
+    def _parts(self, n_tokens: int, arrivals: Arrivals | None, chunk_mb: int) -> Iterator[slice]:
+        window, heads = (arrivals.window, arrivals.weight.shape[1]) if arrivals else (1, 0)
+        bytes_a_token = self.W_enc.element_size() * self.n_features * (1 + heads)
+        step = max(1, chunk_mb * 2**20 // (bytes_a_token * window)) * window
+        if not self.activation.by_token:
+            step = max(n_tokens, 1)
+        for start in range(0, max(n_tokens, 1), step):
+            yield slice(start, min(start + step, n_tokens))
 
     def differentiable(
-        self,
-        code: SparseCode,
-        shifted: Float[Tensor, "token d_model"],
-        connected: Float[Tensor, "token feature"] | None = None,
+        self, code: SparseCode, shifted: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None
     ) -> SparseCode:
         """The same code, its values functions of `shifted`, `W_enc`, `b_enc`, and of what arrived along connections."""
-        return code.with_values(encode_at(code, shifted, self.W_enc, self.b_enc, connected))
+        return code.with_values(encode_at(code, shifted, self.W_enc, self.b_enc, arrivals))
 
     def decode(self, code: SparseCode) -> Float[Tensor, "token d_model"]:
         return decode(code, self.W_dec) + self.b_dec

@@ -1,7 +1,21 @@
 """Sparse operations: a contract each, a plain-torch reference, and the fast backends."""
 
+from scae.kernels.arrivals import Arrivals, Upstream
 from scae.kernels.code import SparseCode, Support
 from scae.kernels.edges import Edges
-from scae.kernels.ops import decode, edge_weights, encode_at, largest, spread, tally, use
+from scae.kernels.ops import arrive, decode, edge_weights, encode_at, largest, tally, use
 
-__all__ = ["Edges", "SparseCode", "Support", "decode", "edge_weights", "encode_at", "largest", "spread", "tally", "use"]
+__all__ = [
+    "Arrivals",
+    "Edges",
+    "SparseCode",
+    "Support",
+    "Upstream",
+    "arrive",
+    "decode",
+    "edge_weights",
+    "encode_at",
+    "largest",
+    "tally",
+    "use",
+]

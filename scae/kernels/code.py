@@ -1,5 +1,6 @@
 """The activations of a dictionary as a ragged matrix: for every token, the features that fired."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,11 +24,9 @@ class Support:
     @cached_property
     def row(self) -> Int[Tensor, " nnz"]:
         """The token of each entry."""
-        counts = self.crow.diff()
-        tokens = torch.arange(len(counts), device=counts.device)
-        return torch.repeat_interleave(tokens, counts, output_size=len(self.col))
+        return rows_of(self.crow, len(self.col))
 
-    @cached_property
+    @property
     def by_feature(self) -> tuple[Int[Tensor, " feature_plus_1"], Int[Tensor, " nnz"]]:
         """The same entries grouped by feature: where each group begins, and the entries in that order."""
         ptr = pointers(torch.bincount(self.col, minlength=self.n_features))
@@ -49,6 +48,15 @@ class SparseCode:
         """The code that holds `values` where `support` is true."""
         row, col = support.nonzero(as_tuple=True)
         return cls(Support(pointers(support.sum(1)), col, support.shape[1]), values[row, col])
+
+    @classmethod
+    def joined(cls, parts: Sequence["SparseCode"]) -> "SparseCode":
+        """Codes of the same features on runs of tokens, one run after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        crow = pointers(torch.cat([part.crow.diff() for part in parts]))
+        support = Support(crow, torch.cat([part.col for part in parts]), parts[0].n_features)
+        return cls(support, torch.cat([part.value for part in parts]))
 
     @classmethod
     def from_rows(
@@ -105,3 +113,9 @@ class SparseCode:
 def pointers(counts: Int[Tensor, " row"]) -> Int[Tensor, " row_plus_1"]:
     """Where each row begins, from the number of entries of each."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def rows_of(crow: Int[Tensor, " row_plus_1"], nnz: int) -> Int[Tensor, " nnz"]:
+    """The row of each entry."""
+    rows = torch.arange(len(crow) - 1, device=crow.device)
+    return torch.repeat_interleave(rows, crow.diff(), output_size=nnz)

@@ -1,8 +1,8 @@
 """The sparse operations on the CPU: compiled loops (numba) over the entries that exist.
 
-Same contracts as `scae.kernels.reference`. Every loop is split into a fixed number of chunks whose partial results are
-added in order, so that repeated runs agree bit for bit. (`no_type_check`: numba compiles a function, and not what a
-run-time type checker makes of it.)
+Same contracts as `scae.kernels.reference`. Work is split between threads so that no two write to the same place, or
+into a fixed number of parts whose results are added in order: repeated runs agree bit for bit. Half-precision input is
+computed in float32. (`no_type_check`: numba compiles a function, and not what a run-time type checker makes of it.)
 """
 
 from typing import no_type_check
@@ -13,19 +13,24 @@ import torch
 import torch.nn.functional as F
 from numba import njit, prange
 
-from scae.kernels.code import SparseCode, Support, pointers
+from scae.kernels.arrivals import move
+from scae.kernels.code import pointers
 from scae.kernels.edges import Edges
 from scae.typing import Bool, Float, Int, Tensor
 
 
-def largest(pre: Float[Tensor, "token feature"], k: int, live: Bool[Tensor, " token"]) -> SparseCode:
-    """See `reference.largest`; a heap of k finds each row's cut, a second walk takes what lies above it."""
-    cut, counts = pre.new_empty(len(pre)), torch.empty(len(pre), dtype=torch.int64)
-    _cuts(_array(pre), k, _array(live), _array(cut), _array(counts))
-    crow = pointers(counts)
-    col, value = torch.empty(int(crow[-1]), dtype=torch.int64), pre.new_empty(int(crow[-1]))
-    _take(_array(pre), _array(cut), _array(crow), _array(col), _array(value))
-    return SparseCode(Support(crow, col, pre.shape[1]), value)
+def largest(
+    pre: Float[Tensor, "token feature"], k: int, live: Bool[Tensor, " token"]
+) -> tuple[Int[Tensor, " token_plus_1"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
+    """See `reference.largest`; bisects for each row's cut, then takes what lies above it."""
+    wide = _wide(pre)
+    bits = _array(wide).view(np.int64 if wide.dtype == torch.float64 else np.int32)
+    cut, counts = np.empty((2, len(bits)), dtype=bits.dtype)
+    _cuts(bits, k, _array(live), cut, counts)
+    crow = pointers(torch.from_numpy(counts.astype(np.int64)))
+    col, value = torch.empty(int(crow[-1]), dtype=torch.int64), wide.new_empty(int(crow[-1]))
+    _take(bits, _array(wide), cut, _array(crow), _array(col), _array(value))
+    return crow, col, value.to(pre.dtype)
 
 
 def bag(
@@ -38,127 +43,188 @@ def bag(
     heads = [
         F.embedding_bag(
             col,
-            table[:, h].contiguous(),
+            _wide(table[:, h]).contiguous(),
             crow,
             mode="sum",
-            per_sample_weights=value[:, h].contiguous(),
+            per_sample_weights=_wide(value[:, h]).contiguous(),
             include_last_offset=True,
         )
         for h in range(table.shape[1])
     ]
-    return torch.stack(heads, dim=1) if len(heads) > 1 else heads[0][:, None]
+    return (torch.stack(heads, dim=1) if len(heads) > 1 else heads[0][:, None]).to(table.dtype)
 
 
 def sampled(
-    row: Int[Tensor, " nnz"],
+    crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
     left: Float[Tensor, "row head r"],
     right: Float[Tensor, "col head r"],
 ) -> Float[Tensor, "nnz head"]:
     """See `reference.sampled`."""
-    out = left.new_empty(len(row), left.shape[1])
-    _sampled(_array(row), _array(col), _array(left), _array(right), _array(out))
-    return out
+    out = _wide(left).new_empty(len(col), left.shape[1])
+    _sampled(_array(crow), _array(col), _array(_wide(left)), _array(_wide(right)), _array(out))
+    return out.to(left.dtype)
 
 
-def spread(
-    codes: list[SparseCode], edges: Edges, weight: Float[Tensor, "edge head"]
-) -> Float[Tensor, "token head down"]:
-    """See `reference.spread`; walks the out-edges of the features that fired."""
-    crow, col, value = _stack(codes)
-    out = weight.new_empty(codes[0].n_tokens, weight.shape[1], edges.n_down)
-    chunks = numba.get_num_threads()
-    _spread(crow, col, value, _array(edges.ptr), _array(edges.down), _array(weight), _array(out), chunks)
-    return out
+def arrive(
+    crow: Int[Tensor, "site token_plus_1"],
+    col: Int[Tensor, " nnz"],
+    value: Float[Tensor, " nnz"],
+    edges: Edges,
+    weight: Float[Tensor, "edge head"],
+    mover: Float[Tensor, " token"] | Float[Tensor, "window query key head"],
+) -> Float[Tensor, "token down"]:
+    """See `reference.arrive`; walks the out-edges of the features that fired, then moves all of it at once."""
+    value, weight, wide_mover = _wide(value), _wide(weight), _wide(mover)
+    walk = _array(crow), _array(col), _array(value), _array(edges.ptr), _array(edges.down), _array(weight)
+    if mover.ndim == 1:
+        out = value.new_empty(crow.shape[1] - 1, edges.n_down)
+        _arrive_in_place(*walk, _array(wide_mover), _array(out))
+    else:
+        contributions = value.new_empty(crow.shape[1] - 1, weight.shape[1], edges.n_down)
+        _spread(*walk, _array(contributions), numba.get_num_threads())
+        out = move(wide_mover, contributions)
+    return out.to(mover.dtype)
 
 
-def spread_backward(
-    codes: list[SparseCode], edges: Edges, weight: Float[Tensor, "edge head"], grad: Float[Tensor, "token head down"]
+def arrive_backward(
+    crow: Int[Tensor, "site token_plus_1"],
+    col: Int[Tensor, " nnz"],
+    value: Float[Tensor, " nnz"],
+    edges: Edges,
+    weight: Float[Tensor, "edge head"],
+    mover: Float[Tensor, " token"] | Float[Tensor, "window query key head"],
+    at_crow: Int[Tensor, " token_plus_1"],
+    at_col: Int[Tensor, " at"],
+    grad: Float[Tensor, " at"],
 ) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "edge head"]]:
-    """See `reference.spread_backward`; one walk for both gradients."""
-    crow, col, value = _stack(codes)
-    grad_value = weight.new_empty(len(value))
-    partial = weight.new_zeros(numba.get_num_threads(), *weight.shape)
-    _spread_backward(
-        crow, col, value, _array(edges.ptr), _array(edges.down), _array(weight), _array(grad),
-        _array(grad_value), _array(partial),
-    )  # fmt: skip
-    return grad_value, partial.sum(0)
+    """See `reference.arrive_backward`; walks the in-edges of the features that have a gradient."""
+    chunks = numba.get_num_threads()
+    by_down = _wide(weight)[edges.down_order]
+    in_edges = _array(edges.down_ptr), _array(edges.up[edges.down_order]), _array(by_down)
+    up = _array(crow), _array(col), _array(_wide(value))
+    at = _array(at_crow), _array(at_col), _array(_wide(grad))
+    if mover.ndim == 1:
+        grad_value = torch.zeros_like(value, dtype=by_down.dtype)
+        partial_weight = by_down.new_zeros(chunks, len(edges))
+        _arrive_in_place_backward(
+            *up, edges.n_up, *in_edges, *at, _array(_wide(mover)), _array(grad_value), _array(partial_weight)
+        )
+        grad_by_down = partial_weight.sum(0)[:, None]
+    else:
+        window = mover.shape[1]
+        up_ptr, up_pos, up_entry = _by_window(*up[:2], window, edges.n_up)
+        at_ptr, at_pos, at_entry = _by_window(at[0][None], at[1], window, edges.n_down)
+        partial_value = by_down.new_zeros(chunks, len(up_entry))
+        grad_by_down = torch.zeros_like(by_down)
+        _arrive_backward(
+            up_ptr, up_pos, up[2][up_entry], *in_edges, at_ptr, at_pos, at[2][at_entry],
+            _array(_wide(mover).flatten(2)), _array(partial_value), _array(grad_by_down),
+        )  # fmt: skip
+        grad_value = torch.zeros_like(value, dtype=by_down.dtype)
+        grad_value[torch.from_numpy(up_entry)] = partial_value.sum(0)
+    grad_weight = torch.empty_like(grad_by_down)
+    grad_weight[edges.down_order] = grad_by_down
+    return grad_value.to(value.dtype), grad_weight.to(weight.dtype)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """float32 in place of the half precisions, which numba does not know."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def _stack(codes: list[SparseCode]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes of several sites one after the other: `crow[site, token]` points into the joined entries."""
-    starts = np.cumsum([0, *(len(code.col) for code in codes)])
-    offsets = np.cumsum([0, *(code.n_features for code in codes)])
-    crow = np.stack([_array(code.crow) + start for code, start in zip(codes, starts, strict=False)])
-    col = np.concatenate([_array(code.col) + offset for code, offset in zip(codes, offsets, strict=False)])
-    return crow, col, np.concatenate([_array(code.value) for code in codes])
+def _by_window(crow: np.ndarray, col: np.ndarray, window: int, n_features: int) -> tuple[np.ndarray, ...]:
+    """The entries that `crow` covers, grouped by window, then feature, then token.
+
+    ptr: `[window, feature + 1]` where each group begins; pos: the position of each entry in its window; entry: its
+    place in `col`.
+    """
+    n_windows = (crow.shape[1] - 1) // window
+    sizes = (crow[:, window::window] - crow[:, :-1:window]).sum(0)
+    starts = np.concatenate([[0], sizes.cumsum()])
+    ptr = np.empty((n_windows, n_features + 1), dtype=np.int32)
+    pos, entry = np.empty(starts[-1], dtype=np.int32), np.empty(starts[-1], dtype=np.int64)
+    _group(crow, col, window, starts, ptr, pos, entry)
+    return ptr, pos, entry
 
 
 @njit(parallel=True, cache=True)
 @no_type_check
-def _cuts(pre, k, live, cut, counts):
-    """The k-th largest positive entry of each live row, or 0 where there are fewer; and how many lie at or above it."""
-    for n in prange(len(pre)):
-        heap = np.empty(k, dtype=pre.dtype)  # the root is the smallest entry kept so far
-        count = 0
-        for f in range(pre.shape[1] if live[n] else 0):
-            v = pre[n, f]
-            if v <= 0 or (count == k and v <= heap[0]):
-                continue
-            if count < k:  # sift up from a new leaf
-                at = count
-                count += 1
-                while at > 0 and heap[(at - 1) // 2] > v:
-                    heap[at] = heap[(at - 1) // 2]
-                    at = (at - 1) // 2
-            else:  # the root leaves, sift down
-                at = 0
-                while 2 * at + 1 < k:
-                    child = 2 * at + 1
-                    if child + 1 < k and heap[child + 1] < heap[child]:
-                        child += 1
-                    if heap[child] >= v:
-                        break
-                    heap[at] = heap[child]
-                    at = child
-            heap[at] = v
-        counts[n] = count
-        cut[n] = heap[0] if count == k else 0
+def _cuts(bits, k, live, cut, counts):
+    """A cut for each live row, no more than k entries above it or just that many ties too many; and how many to keep.
+
+    The order of positive floats is the order of their bits, so bisection ends. At least k entries lie above `low` (or
+    all positive ones), fewer than k above `high`.
+    """
+    for n in prange(len(bits)):
+        row, low, high = bits[n], bits.dtype.type(0), bits.dtype.type(0)
+        above = 0
+        if live[n] and k > 0:
+            for f in range(len(row)):
+                high = max(high, row[f])
+                above += row[f] > low
+            while above > k and high - low > 1:
+                middle = bits.dtype.type(low + (high - low) // 2)
+                found = 0
+                for f in range(len(row)):
+                    found += row[f] > middle
+                if found >= k:
+                    low, above = middle, found
+                else:
+                    high = middle
+        cut[n], counts[n] = low, min(above, k)
 
 
 @njit(parallel=True, cache=True)
 @no_type_check
-def _take(pre, cut, crow, col, value):
-    """The entries of each row above its cut, and of those that equal it as many as there is room for."""
+def _take(bits, pre, cut, crow, col, value):
+    """The entries of each row above its cut; where those are too many, the smallest of them are equal: the first ones
+    are taken."""
     for n in prange(len(pre)):
-        room = crow[n + 1] - crow[n]
-        at, above = crow[n], 0
-        for f in range(pre.shape[1] if room else 0):
-            above += pre[n, f] > cut[n]
-        equal = room - above
-        for f in range(pre.shape[1] if room else 0):
-            v = pre[n, f]
-            if v > cut[n] or (equal > 0 and v == cut[n]):
-                equal -= v == cut[n]
-                col[at], value[at] = f, v
+        room, at = crow[n + 1] - crow[n], crow[n]
+        row, low, ties = bits[n], cut[n], 0
+        above = 0
+        for f in range(len(row) if room else 0):
+            above += row[f] > low
+        if above > room:
+            low, ties = bits.dtype.type(low + 1), room
+            for f in range(len(row)):
+                ties -= row[f] > low
+        for f in range(len(row) if room else 0):
+            if row[f] > low or (ties > 0 and row[f] == low):
+                ties -= row[f] == low
+                col[at], value[at] = f, pre[n, f]
                 at += 1
 
 
 @njit(parallel=True, cache=True, fastmath=True)
 @no_type_check
-def _sampled(row, col, left, right, out):
-    for p in prange(len(row)):
-        i, j = row[p], col[p]
-        for h in range(left.shape[1]):
-            total = left[i, h, 0] * right[j, h, 0]
-            for r in range(1, left.shape[2]):
-                total += left[i, h, r] * right[j, h, r]
-            out[p, h] = total
+def _sampled(crow, col, left, right, out):
+    for i in prange(len(crow) - 1):
+        for p in range(crow[i], crow[i + 1]):
+            j = col[p]
+            for h in range(left.shape[1]):
+                total = left[i, h, 0] * right[j, h, 0]
+                for r in range(1, left.shape[2]):
+                    total += left[i, h, r] * right[j, h, r]
+                out[p, h] = total
+
+
+@njit(parallel=True, cache=True, fastmath=True)
+@no_type_check
+def _arrive_in_place(crow, col, value, ptr, down, weight, factor, out):
+    for n in prange(len(out)):
+        row = out[n]
+        row[:] = 0
+        for site in range(len(crow)):
+            for p in range(crow[site, n], crow[site, n + 1]):
+                v = value[p] * factor[n]
+                for e in range(ptr[col[p]], ptr[col[p] + 1]):
+                    row[down[e]] += v * weight[e, 0]
 
 
 @njit(parallel=True, cache=True, fastmath=True)
@@ -169,7 +235,7 @@ def _spread(crow, col, value, ptr, down, weight, out, chunks):
         heads_last = np.empty((n_down, n_heads), dtype=out.dtype)  # stays in cache while a token is walked
         for n in range(chunk * n_tokens // chunks, (chunk + 1) * n_tokens // chunks):
             heads_last[:] = 0
-            for site in range(crow.shape[0]):
+            for site in range(len(crow)):
                 for p in range(crow[site, n], crow[site, n + 1]):
                     v = value[p]
                     for e in range(ptr[col[p]], ptr[col[p] + 1]):
@@ -183,23 +249,80 @@ def _spread(crow, col, value, ptr, down, weight, out, chunks):
 
 @njit(parallel=True, cache=True, fastmath=True)
 @no_type_check
-def _spread_backward(crow, col, value, ptr, down, weight, grad, grad_value, grad_weight):
-    n_tokens, n_heads, n_down = grad.shape
-    chunks = grad_weight.shape[0]
+def _arrive_in_place_backward(
+    crow, col, value, n_up, down_ptr, up, weight, at_crow, at_col, grad, factor, grad_value, grad_weight
+):
+    """A token at a time: where its upstream activations are stored lies open while its selected features are walked."""
+    chunks, n_tokens = len(grad_weight), len(factor)
     for chunk in prange(chunks):
-        heads_last = np.empty((n_down, n_heads), dtype=grad.dtype)
+        stored = np.full(n_up, -1, dtype=np.int32)
         for n in range(chunk * n_tokens // chunks, (chunk + 1) * n_tokens // chunks):
-            for h in range(n_heads):
-                for i in range(n_down):
-                    heads_last[i, h] = grad[n, h, i]
-            for site in range(crow.shape[0]):
+            for site in range(len(crow)):
                 for p in range(crow[site, n], crow[site, n + 1]):
-                    v = value[p]
-                    total = v * 0
-                    for e in range(ptr[col[p]], ptr[col[p] + 1]):
-                        i = down[e]
+                    stored[col[p]] = p
+            for q in range(at_crow[n], at_crow[n + 1]):
+                g = grad[q] * factor[n]
+                for e in range(down_ptr[at_col[q]], down_ptr[at_col[q] + 1]):
+                    p = stored[up[e]]
+                    if p >= 0:
+                        grad_value[p] += g * weight[e, 0]
+                        grad_weight[chunk, e] += g * value[p]
+            for site in range(len(crow)):
+                for p in range(crow[site, n], crow[site, n + 1]):
+                    stored[col[p]] = -1
+
+
+@njit(parallel=True, cache=True, fastmath=True)
+@no_type_check
+def _arrive_backward(up_ptr, up_pos, value, down_ptr, up, weight, at_ptr, at_pos, grad, mover, grad_value, grad_weight):
+    """A window and a downstream feature at a time: its gradient at every key and head lies open while its in-edges are
+    walked, each along the firings of its upstream feature in the window."""
+    chunks, n_heads = len(grad_value), weight.shape[1]
+    n_windows, n_down = at_ptr.shape[0], at_ptr.shape[1] - 1
+    for chunk in prange(chunks):
+        at_keys = np.empty(mover.shape[2], dtype=weight.dtype)
+        for w in range(n_windows):
+            for i in range(chunk, n_down, chunks):
+                first, end = at_ptr[w, i], at_ptr[w, i + 1]
+                if first == end:
+                    continue
+                keys = np.int64(at_pos[end - 1]) + 1
+                at_keys[: keys * n_heads] = 0
+                for p in range(first, end):
+                    g, row = grad[p], mover[w, at_pos[p]]
+                    for x in range((np.int64(at_pos[p]) + 1) * n_heads):
+                        at_keys[x] += g * row[x]
+                for e in range(down_ptr[i], down_ptr[i + 1]):
+                    for p in range(up_ptr[w, up[e]], up_ptr[w, up[e] + 1]):
+                        if up_pos[p] >= keys:
+                            break
+                        key = np.int64(up_pos[p]) * n_heads
+                        v = value[p]
+                        total = v * 0
                         for h in range(n_heads):
-                            g = heads_last[i, h]
+                            g = at_keys[key + h]
                             total += weight[e, h] * g
-                            grad_weight[chunk, e, h] += v * g
-                    grad_value[p] = total
+                            grad_weight[e, h] += v * g
+                        grad_value[chunk, p] += total
+
+
+@njit(parallel=True, cache=True)
+@no_type_check
+def _group(crow, col, window, starts, ptr, pos, entry):
+    for w in prange(len(ptr)):
+        first, last = w * window, (w + 1) * window
+        fill = np.zeros(ptr.shape[1], dtype=np.int64)
+        for site in range(len(crow)):
+            for p in range(crow[site, first], crow[site, last]):
+                fill[col[p] + 1] += 1
+        fill[0] = starts[w]
+        for f in range(1, len(fill)):
+            fill[f] += fill[f - 1]
+        for f in range(len(fill)):
+            ptr[w, f] = fill[f]
+        for site in range(len(crow)):
+            for n in range(first, last):
+                for p in range(crow[site, n], crow[site, n + 1]):
+                    at = fill[col[p]]
+                    fill[col[p]] += 1
+                    pos[at], entry[at] = n - first, p

@@ -36,6 +36,11 @@ class Edges:
         return cls(ptr, up[order], down[order], crow, rank)
 
     @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The fields, in their order: what an operation of torch takes."""
+        return self.ptr, self.up, self.down, self.down_ptr, self.down_order
+
+    @property
     def n_up(self) -> int:
         return len(self.ptr) - 1
 

@@ -1,30 +1,32 @@
 """The sparse operations with their gradients, whatever the backend.
 
-Each is `dense equivalent` in one line; none forms anything of size tokens x all features or features x features.
-The choice of the entries of a code (`SparseCode.crow`, `.col`) carries no gradient: the derivative of a TopK, a
-threshold or a ReLU is the identity where it lets through and zero elsewhere.
+Each is `dense equivalent` in one line; none forms anything of size features x features, or tokens x all features
+upstream. The choice of the entries of a code (`SparseCode.crow`, `.col`) carries no gradient: the derivative of a TopK,
+a threshold or a ReLU is the identity where it lets through and zero elsewhere.
+
+They are registered with torch (`torch.ops.scae`), so that autograd, `torch.compile` and autocast, under which they
+compute in float32, treat them as operations like any other.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import ModuleType
 
 import torch
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+from torch.library import custom_op, register_autocast
 
-from scae.kernels import cpu, reference
-from scae.kernels.code import SparseCode
+from scae.kernels.arrivals import Arrivals
+from scae.kernels.code import SparseCode, Support
 from scae.kernels.edges import Edges
 from scae.typing import Bool, Float, Tensor
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "cpu": cpu}
 _forced: list[str] = []
 
 
 @contextmanager
 def use(backend: str) -> Iterator[None]:
-    """Run every operation inside the block on this backend, whatever the device; for tests."""
+    """Run every operation inside the block on this backend (reference, cpu, cuda), whatever the device; for tests."""
     _forced.append(backend)
     try:
         yield
@@ -34,19 +36,21 @@ def use(backend: str) -> Iterator[None]:
 
 def backend_for(tensor: Tensor) -> ModuleType:
     """The fastest backend for tensors like this one."""
-    if _forced:
-        return BACKENDS[_forced[-1]]
-    return cpu if tensor.device.type == "cpu" else reference
+    name = _forced[-1] if _forced else tensor.device.type
+    if name not in ("cpu", "cuda"):
+        name = "reference"
+    return import_module(f"scae.kernels.{name}")  # cuda needs triton, which comes with torch's own builds for CUDA
 
 
 def largest(pre: Float[Tensor, "token feature"], k: int, live: Bool[Tensor, " token"]) -> SparseCode:
     """The k largest positive entries of each live row; carries no gradient."""
-    return backend_for(pre).largest(pre.detach(), k, live)
+    crow, col, value = _largest(pre.detach(), k, live)
+    return SparseCode(Support(crow, col, pre.shape[1]), value)
 
 
 def decode(code: SparseCode, decoder: Float[Tensor, "feature d_model"]) -> Float[Tensor, "token d_model"]:
     """`code.dense() @ decoder`."""
-    return _Decode.apply(code.value, decoder, code.with_values(code.value.detach()))
+    return _decode(code.value, decoder, code.crow, code.col)
 
 
 def encode_at(
@@ -54,118 +58,218 @@ def encode_at(
     x: Float[Tensor, "token d_model"],
     encoder: Float[Tensor, "feature d_model"],
     bias: Float[Tensor, " feature"],
-    added: Float[Tensor, "token feature"] | None = None,
+    arrivals: Arrivals | None = None,
 ) -> Float[Tensor, " nnz"]:
-    """`(x @ encoder.T + bias + added)[code.row, code.col]`: values that the code holds, with their gradients."""
-    return _EncodeAt.apply(x, encoder, bias, added, code)
+    """`(x @ encoder.T + bias + arrive(arrivals))[code.row, code.col]`: the values that the code holds, with their
+    gradients. They are taken as they are, not computed again."""
+    if arrivals is None:
+        return _encode_at(code.value, x, encoder, bias, code.crow, code.col)
+    up, edges = arrivals.upstream, arrivals.edges
+    value = _arrived_at(
+        code.value, up.value, arrivals.weight, code.crow, code.col, up.crow, up.col, arrivals.mover, *edges.tensors
+    )
+    return _encode_at(value, x, encoder, bias, code.crow, code.col)
+
+
+def arrive(arrivals: Arrivals) -> Float[Tensor, "token down"]:
+    """`einsum("wqkh,wkj,ijh->wqi", mover, activations, matrix of the weights)`, see `Arrivals`; carries no gradient."""
+    up = arrivals.upstream
+    return _arrive(
+        up.crow, up.col, up.value.detach(), arrivals.weight.detach(), arrivals.mover, *arrivals.edges.tensors
+    )
 
 
 def edge_weights(
     edges: Edges, read: Float[Tensor, "down head r"], write: Float[Tensor, "up head r"]
 ) -> Float[Tensor, "edge head"]:
     """`einsum("ihr,jhr->ijh", read, write)[edges.down, edges.up]`."""
-    return _EdgeWeights.apply(read, write, edges)
-
-
-def spread(
-    codes: list[SparseCode], edges: Edges, weight: Float[Tensor, "edge head"]
-) -> Float[Tensor, "token head down"]:
-    """`einsum("nj,ijh->nhi", dense activations, dense matrix of the edge weights)`."""
-    stored = [code.with_values(code.value.detach()) for code in codes]
-    return _Spread.apply(torch.cat([code.value for code in codes]), weight, stored, edges)
+    return _edge_weights(read, write, *edges.tensors)
 
 
 def tally(code: SparseCode, table: Float[Tensor, "token r"]) -> Float[Tensor, "feature r"]:
     """`code.dense().T @ table`; for statistics, so it carries no gradient."""
-    return _bag_transposed(code, code.value.detach(), table.detach())
+    return _bag_transposed(code.value.detach(), table.detach(), code.crow, code.col, code.n_features)
 
 
-def _bag(code: SparseCode, value: Tensor, table: Tensor) -> Tensor:
-    """`code.dense() @ table`."""
-    return backend_for(table).bag(code.crow, code.col, value[:, None], table[:, None])[:, 0]
+@custom_op("scae::largest", mutates_args=())
+def _largest(pre: Tensor, k: int, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return backend_for(pre).largest(pre, k, live)
 
 
-def _bag_transposed(code: SparseCode, value: Tensor, table: Tensor) -> Tensor:
-    """`code.dense().T @ table`."""
-    ptr, order = code.support.by_feature
-    return backend_for(table).bag(ptr, code.row[order], value[order, None], table[:, None])[:, 0]
+@_largest.register_fake
+def _(pre, k, live):
+    entries = torch.library.get_ctx().new_dynamic_size()
+    crow = pre.new_empty(pre.shape[0] + 1, dtype=torch.int64)
+    return crow, pre.new_empty(entries, dtype=torch.int64), pre.new_empty(entries)
 
 
-class _Decode(Function):
-    @staticmethod
-    def forward(ctx, value, decoder, code):
-        ctx.save_for_backward(value, decoder)
-        ctx.code = code
-        return _bag(code, value, decoder)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        value, decoder = ctx.saved_tensors
-        code = ctx.code
-        grad_value = grad_decoder = None
-        if ctx.needs_input_grad[0]:
-            grad_value = backend_for(grad).sampled(code.row, code.col, grad[:, None], decoder[:, None])[:, 0]
-        if ctx.needs_input_grad[1]:
-            grad_decoder = _bag_transposed(code, value, grad)
-        return grad_value, grad_decoder, None
+@custom_op("scae::bag", mutates_args=())
+def _bag(value: Tensor, table: Tensor, crow: Tensor, col: Tensor) -> Tensor:
+    """`dense matrix of the entries @ table`."""
+    return backend_for(table).bag(crow, col, value[:, None], table[:, None])[:, 0].contiguous()
 
 
-class _EncodeAt(Function):
-    @staticmethod
-    def forward(ctx, x, encoder, bias, added, code):
-        ctx.save_for_backward(x, encoder)
-        ctx.code = code
-        return code.value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        x, encoder = ctx.saved_tensors
-        code = ctx.code
-        grad_x = grad_encoder = grad_bias = grad_added = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _bag(code, grad, encoder)
-        if ctx.needs_input_grad[1]:
-            grad_encoder = _bag_transposed(code, grad, x)
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad.new_zeros(code.n_features).index_add(0, code.col, grad)
-        if ctx.needs_input_grad[3]:
-            grad_added = code.with_values(grad).dense()
-        return grad_x, grad_encoder, grad_bias, grad_added, None
+@_bag.register_fake
+def _(value, table, crow, col):
+    return table.new_empty(crow.shape[0] - 1, table.shape[1])
 
 
-class _EdgeWeights(Function):
-    @staticmethod
-    def forward(ctx, read, write, edges):
-        ctx.save_for_backward(read, write)
-        ctx.edges = edges
-        return backend_for(read).sampled(edges.down, edges.up, read, write)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        read, write = ctx.saved_tensors
-        edges, backend = ctx.edges, backend_for(grad)
-        grad_read = grad_write = None
-        if ctx.needs_input_grad[0]:
-            order = edges.down_order
-            grad_read = backend.bag(edges.down_ptr, edges.up[order], grad[order], write)
-        if ctx.needs_input_grad[1]:
-            grad_write = backend.bag(edges.ptr, edges.down, grad, read)
-        return grad_read, grad_write, None
+@custom_op("scae::bag_transposed", mutates_args=())
+def _bag_transposed(value: Tensor, table: Tensor, crow: Tensor, col: Tensor, n_features: int) -> Tensor:
+    """`dense matrix of the entries, transposed, @ table`."""
+    support = Support(crow, col, n_features)
+    ptr, order = support.by_feature
+    entries = support.row[order], value[order, None], table[:, None]
+    return backend_for(table).bag(ptr, *entries)[:, 0].contiguous()
 
 
-class _Spread(Function):
-    @staticmethod
-    def forward(ctx, value, weight, codes, edges):
-        ctx.save_for_backward(weight)
-        ctx.codes, ctx.edges = codes, edges
-        return backend_for(weight).spread(codes, edges, weight)
+@_bag_transposed.register_fake
+def _(value, table, crow, col, n_features):
+    return table.new_empty(n_features, table.shape[1])
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        (weight,) = ctx.saved_tensors
-        grad_value, grad_weight = backend_for(grad).spread_backward(ctx.codes, ctx.edges, weight, grad)
-        return grad_value, grad_weight, None, None
+
+@custom_op("scae::sampled", mutates_args=())
+def _sampled(left: Tensor, right: Tensor, crow: Tensor, col: Tensor) -> Tensor:
+    """`(left @ right.T)` at the entries."""
+    return backend_for(left).sampled(crow, col, left[:, None], right[:, None])[:, 0].contiguous()
+
+
+@_sampled.register_fake
+def _(left, right, crow, col):
+    return left.new_empty(col.shape[0])
+
+
+@custom_op("scae::decode", mutates_args=())
+def _decode(value: Tensor, decoder: Tensor, crow: Tensor, col: Tensor) -> Tensor:
+    return _bag(value, decoder, crow, col)
+
+
+_decode.register_fake(lambda value, decoder, crow, col: decoder.new_empty(crow.shape[0] - 1, decoder.shape[1]))
+
+
+def _decode_backward(ctx, grad):
+    value, decoder, crow, col = ctx.saved_tensors
+    grad_value = _sampled(grad, decoder, crow, col) if ctx.needs_input_grad[0] else None
+    grad_decoder = _bag_transposed(value, grad, crow, col, decoder.shape[0]) if ctx.needs_input_grad[1] else None
+    return grad_value, grad_decoder, None, None
+
+
+_decode.register_autograd(_decode_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+
+
+@custom_op("scae::encode_at", mutates_args=())
+def _encode_at(value: Tensor, x: Tensor, encoder: Tensor, bias: Tensor, crow: Tensor, col: Tensor) -> Tensor:
+    return value.clone()
+
+
+_encode_at.register_fake(lambda value, x, encoder, bias, crow, col: torch.empty_like(value))
+
+
+def _encode_at_backward(ctx, grad):
+    x, encoder, bias, crow, col = ctx.saved_tensors
+    grad_x = grad_encoder = grad_bias = None
+    if ctx.needs_input_grad[1]:
+        grad_x = _bag(grad, encoder, crow, col)
+    if ctx.needs_input_grad[2]:
+        grad_encoder = _bag_transposed(grad, x, crow, col, encoder.shape[0])
+    if ctx.needs_input_grad[3]:
+        grad_bias = torch.zeros_like(bias).index_add(0, col, grad)
+    return grad, grad_x, grad_encoder, grad_bias, None, None
+
+
+_encode_at.register_autograd(
+    _encode_at_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[1:])
+)
+
+
+@custom_op("scae::arrive", mutates_args=())
+def _arrive(
+    up_crow: Tensor, up_col: Tensor, up_value: Tensor, weight: Tensor, mover: Tensor,
+    ptr: Tensor, up: Tensor, down: Tensor, down_ptr: Tensor, down_order: Tensor,
+) -> Tensor:  # fmt: skip
+    edges = Edges(ptr, up, down, down_ptr, down_order)
+    return backend_for(weight).arrive(up_crow, up_col, up_value, edges, weight, mover)
+
+
+@_arrive.register_fake
+def _(up_crow, up_col, up_value, weight, mover, ptr, up, down, down_ptr, down_order):
+    return weight.new_empty(up_crow.shape[1] - 1, down_ptr.shape[0] - 1)
+
+
+@custom_op("scae::arrived_at", mutates_args=())
+def _arrived_at(
+    value: Tensor, up_value: Tensor, weight: Tensor, crow: Tensor, col: Tensor, up_crow: Tensor, up_col: Tensor,
+    mover: Tensor, ptr: Tensor, up: Tensor, down: Tensor, down_ptr: Tensor, down_order: Tensor,
+) -> Tensor:  # fmt: skip
+    """Passes `value` through, for the gradients of what arrived at its entries."""
+    return value.clone()
+
+
+@_arrived_at.register_fake
+def _(value, *structure):
+    return torch.empty_like(value)
+
+
+@custom_op("scae::arrived_at_backward", mutates_args=())
+def _arrived_at_backward(
+    grad: Tensor, up_value: Tensor, weight: Tensor, crow: Tensor, col: Tensor, up_crow: Tensor, up_col: Tensor,
+    mover: Tensor, ptr: Tensor, up: Tensor, down: Tensor, down_ptr: Tensor, down_order: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    edges = Edges(ptr, up, down, down_ptr, down_order)
+    return backend_for(weight).arrive_backward(up_crow, up_col, up_value, edges, weight, mover, crow, col, grad)
+
+
+@_arrived_at_backward.register_fake
+def _(grad, up_value, weight, *structure):
+    return torch.empty_like(up_value), torch.empty_like(weight)
+
+
+def _arrived_at_gradients(ctx, grad):
+    grad_up = grad_weight = None
+    if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+        grad_up, grad_weight = _arrived_at_backward(grad.contiguous(), *ctx.saved_tensors)
+    return grad, grad_up, grad_weight, *(None,) * 10
+
+
+_arrived_at.register_autograd(
+    _arrived_at_gradients, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[1:])
+)
+
+
+@custom_op("scae::edge_weights", mutates_args=())
+def _edge_weights(
+    read: Tensor, write: Tensor, ptr: Tensor, up: Tensor, down: Tensor, down_ptr: Tensor, down_order: Tensor
+) -> Tensor:
+    return backend_for(read).sampled(ptr, down, write, read)
+
+
+@_edge_weights.register_fake
+def _(read, write, ptr, up, down, down_ptr, down_order):
+    return read.new_empty(up.shape[0], read.shape[1])
+
+
+@custom_op("scae::edge_weights_backward", mutates_args=())
+def _edge_weights_backward(
+    grad: Tensor, read: Tensor, write: Tensor,
+    ptr: Tensor, up: Tensor, down: Tensor, down_ptr: Tensor, down_order: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    backend = backend_for(grad)
+    return (
+        backend.bag(down_ptr, up[down_order], grad[down_order], write),
+        backend.bag(ptr, down, grad, read),
+    )
+
+
+@_edge_weights_backward.register_fake
+def _(grad, read, write, *structure):
+    return torch.empty_like(read), torch.empty_like(write)
+
+
+_edge_weights.register_autograd(
+    lambda ctx, grad: (*_edge_weights_backward(grad, *ctx.saved_tensors), *(None,) * 5),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+for _operation in (_largest, _bag, _bag_transposed, _sampled, _decode, _encode_at, _arrive, _arrived_at, _edge_weights):
+    for _device in ("cpu", "cuda"):
+        register_autocast(_operation, _device, torch.float32)

@@ -2,16 +2,21 @@
 
 import torch
 
-from scae.kernels.code import SparseCode
+from scae.kernels.arrivals import Upstream
+from scae.kernels.code import rows_of
 from scae.kernels.edges import Edges
 from scae.typing import Bool, Float, Int, Tensor
 
 
-def largest(pre: Float[Tensor, "token feature"], k: int, live: Bool[Tensor, " token"]) -> SparseCode:
-    """The k largest positive entries of each live row, in the order of the features."""
-    features = pre.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
-    values = pre.gather(1, features)
-    return SparseCode.from_rows((values > 0) & live[:, None], features, values, pre.shape[1])
+def largest(
+    pre: Float[Tensor, "token feature"], k: int, live: Bool[Tensor, " token"]
+) -> tuple[Int[Tensor, " token_plus_1"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
+    """`crow, col, value` of the k largest positive entries of each live row, in the order of the features."""
+    col = pre.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
+    value = pre.gather(1, col)
+    keep = (value > 0) & live[:, None]
+    crow = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.sum(1).cumsum(0)])
+    return crow, col[keep], value[keep]
 
 
 def bag(
@@ -21,44 +26,65 @@ def bag(
     table: Float[Tensor, "col head r"],
 ) -> Float[Tensor, "row head r"]:
     """`out[n, h] = sum of value[p, h] * table[col[p], h] over the entries p of row n`."""
-    row = torch.repeat_interleave(torch.arange(len(crow) - 1, device=col.device), crow.diff(), output_size=len(col))
     out = table.new_zeros(len(crow) - 1, *table.shape[1:])
-    return out.index_add(0, row, value[..., None] * table[col])
+    return out.index_add(0, rows_of(crow, len(col)), value[..., None] * table[col])
 
 
 def sampled(
-    row: Int[Tensor, " nnz"],
+    crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
     left: Float[Tensor, "row head r"],
     right: Float[Tensor, "col head r"],
 ) -> Float[Tensor, "nnz head"]:
-    """`out[p, h] = left[row[p], h] . right[col[p], h]`: the entries of a dense product that are asked for."""
-    return (left[row] * right[col]).sum(-1)
+    """`out[p, h] = left[row of p, h] . right[col[p], h]`: the entries of a dense product that are asked for."""
+    return (left[rows_of(crow, len(col))] * right[col]).sum(-1)
 
 
-def spread(
-    codes: list[SparseCode], edges: Edges, weight: Float[Tensor, "edge head"]
-) -> Float[Tensor, "token head down"]:
-    """`out[n, h, i] = sum of weight[e, h] * activation[n, up(e)] over the edges e into i`.
+def arrive(
+    crow: Int[Tensor, "site token_plus_1"],
+    col: Int[Tensor, " nnz"],
+    value: Float[Tensor, " nnz"],
+    edges: Edges,
+    weight: Float[Tensor, "edge head"],
+    mover: Float[Tensor, " token"] | Float[Tensor, "window query key head"],
+) -> Float[Tensor, "token down"]:
+    """`einsum("wqkh,wkj,ijh->wqi", mover, activations, matrix of the weights)`; with one factor a token, times that."""
+    activations, matrix = Upstream(crow, col, value).dense(crow.shape[1] - 1, edges.n_up), _matrix(edges, weight)
+    if mover.ndim == 1:
+        return mover[:, None] * (activations @ matrix[..., 0].T)
+    by_window = activations.view(*mover.shape[:2], -1)
+    return torch.einsum("wqkh,wkj,ijh->wqi", mover, by_window, matrix).flatten(0, 1)
 
-    `codes` are those of the upstream sites, whose features are numbered on from site to site.
-    """
-    dense = torch.cat([code.dense() for code in codes], dim=1)
-    out = weight.new_zeros(edges.n_down, dense.shape[0], weight.shape[1])
-    out = out.index_add(0, edges.down, dense.T[edges.up][:, :, None] * weight[:, None, :])
-    return out.permute(1, 2, 0)
 
-
-def spread_backward(
-    codes: list[SparseCode], edges: Edges, weight: Float[Tensor, "edge head"], grad: Float[Tensor, "token head down"]
+def arrive_backward(
+    crow: Int[Tensor, "site token_plus_1"],
+    col: Int[Tensor, " nnz"],
+    value: Float[Tensor, " nnz"],
+    edges: Edges,
+    weight: Float[Tensor, "edge head"],
+    mover: Float[Tensor, " token"] | Float[Tensor, "window query key head"],
+    at_crow: Int[Tensor, " token_plus_1"],
+    at_col: Int[Tensor, " at"],
+    grad: Float[Tensor, " at"],
 ) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "edge head"]]:
-    """The gradients of `spread` with respect to the stored activations, site after site, and to `weight`."""
-    dense = torch.cat([code.dense() for code in codes], dim=1)
-    at_edges = grad[:, :, edges.down]  # token, head, edge
-    grad_weight = torch.einsum("nhe,ne->eh", at_edges, dense[:, edges.up])
-    grad_dense = torch.zeros_like(dense).index_add(1, edges.up, torch.einsum("nhe,eh->ne", at_edges, weight))
-    offset, grads = 0, []
-    for code in codes:
-        grads.append(grad_dense[code.row, offset + code.col])
-        offset += code.n_features
-    return torch.cat(grads), grad_weight
+    """The gradients of `arrive` with respect to `value` and `weight`, where its own gradient is the sparse matrix
+    `at_crow, at_col, grad` and zero elsewhere."""
+    n_tokens = len(at_crow) - 1
+    activations, matrix = Upstream(crow, col, value).dense(n_tokens, edges.n_up), _matrix(edges, weight)
+    grad_arrived = grad.new_zeros(n_tokens, edges.n_down).index_put((rows_of(at_crow, len(at_col)), at_col), grad)
+    if mover.ndim == 1:
+        moved_back = (mover[:, None] * grad_arrived)[:, None]
+    else:
+        by_window = grad_arrived.view(*mover.shape[:2], -1)
+        moved_back = torch.einsum("wqkh,wqi->wkhi", mover, by_window).flatten(0, 1)
+    grad_activations = torch.einsum("nhi,ijh->nj", moved_back, matrix)
+    grad_value = torch.zeros_like(value)
+    for site in crow:
+        covered = slice(int(site[0]), int(site[-1]))
+        grad_value[covered] = grad_activations[rows_of(site, covered.stop - covered.start), col[covered]]
+    grad_matrix = torch.einsum("nhi,nj->ijh", moved_back, activations)
+    return grad_value, grad_matrix[edges.down, edges.up]
+
+
+def _matrix(edges: Edges, weight: Float[Tensor, "edge head"]) -> Float[Tensor, "down up head"]:
+    return weight.new_zeros(edges.n_down, edges.n_up, weight.shape[1]).index_put((edges.down, edges.up), weight)

@@ -83,16 +83,16 @@ class LinearPaths:
             return rows[:, None]
         return self._per_head(torch.einsum("fd,hdr->fhr", rows, self.W_V[site.layer]), axis=1)
 
-    def collect(
-        self, site: Site, contributions: Float[Tensor, "token head down"], trace: Trace
-    ) -> Float[Tensor, "token down"]:
-        """Contributions made at each position, by head, moved to where the features of `site` receive them."""
+    def mover(self, site: Site, trace: Trace) -> Float[Tensor, " token"] | Float[Tensor, "batch query key head"]:
+        """What takes contributions made at each position, by head, to where the features of `site` receive them.
+
+        One factor a token at an MLP; how much of each key, divided by its scale, reaches each query at attention.
+        """
         batch, pos = trace.live.shape
         if site.kind == "mlp":
-            return contributions[:, 0] / trace.scales[site].reshape(-1, 1)
+            return trace.scales[site].reciprocal().flatten()
         pattern = _pattern(trace, site) / trace.scales[site].reshape(batch, 1, 1, pos)
-        by_query = pattern.permute(0, 2, 3, 1).reshape(batch, pos, -1)  # one product over (key, head)
-        return (by_query @ contributions.reshape(batch, -1, contributions.shape[-1])).reshape(batch * pos, -1)
+        return pattern.permute(0, 2, 3, 1).contiguous()
 
     def logits(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
         """Next-token logits of a final residual stream; the final normalisation is live."""

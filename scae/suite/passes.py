@@ -18,8 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from scae.dictionaries import Dictionary
-from scae.kernels import SparseCode, spread
+from scae.kernels import Arrivals, SparseCode, Upstream
 from scae.lm import Trace
 from scae.sites import Site, levels
 from scae.suite.output import SuiteOutput
@@ -81,24 +80,23 @@ def pruned(suite: Suite, trace: Trace, observe: Observe | None = None) -> SuiteO
         for site in level:
             if site in suite:
                 shifted = suite[site].shift(_tokens(suite.lm.paths.read(site, base, trace)))
-                connected = _connected(suite, site, codes, trace)
+                arrivals = _arrivals(suite, site, codes, trace)
                 if observe is not None:
-                    alone = suite[site].preactivations(shifted)
-                    observe(site, alone, alone if connected is None else alone + connected)
-                collector.replace(site, shifted, connected)
+                    observe(site, suite[site].preactivations(shifted), suite[site].preactivations(shifted, arrivals))
+                collector.replace(site, shifted, arrivals)
         for site in level:
             base = base + _constant_part(suite, site, trace)
             codes += [collector.codes[site]] if site in suite else []
     return collector.output()
 
 
-def _connected(suite: Suite, site: Site, codes: list[SparseCode], trace: Trace) -> Float[Tensor, "token down"] | None:
-    """What arrives at each feature of `site` along its connections; None where there are none."""
+def _arrivals(suite: Suite, site: Site, codes: list[SparseCode], trace: Trace) -> Arrivals | None:
+    """What arrives at the features of `site` along their connections; None where there are none."""
     edges = suite.connections.edges(site)
     if not len(edges):
         return None
-    contributions = spread(codes, edges, suite.connections.weights(site))
-    return suite.lm.paths.collect(site, contributions, trace)
+    weights, mover = suite.connections.weights(site), suite.lm.paths.mover(site, trace)
+    return Arrivals(Upstream.from_codes(codes), edges, weights, mover)
 
 
 def _constant_part(suite: Suite, site: Site, trace: Trace) -> Stream:
@@ -122,24 +120,15 @@ class _Collector:
         self.revived: dict[Site, Stream] = {}
         self.outputs = {site: out for site, out in trace.outputs.items() if site not in suite}
 
-    def replace(
-        self,
-        site: Site,
-        shifted: Float[Tensor, "token d_model"],
-        connected: Float[Tensor, "token feature"] | None = None,
-    ) -> Stream:
+    def replace(self, site: Site, shifted: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None) -> Stream:
         """Encode and decode: the reconstruction at live positions, the model's own output elsewhere."""
-        dictionary: Dictionary = self.suite[site]
-        pre = dictionary.preactivations(shifted)
-        if connected is not None:
-            pre = pre + connected.detach()
-        code = dictionary.differentiable(dictionary.activation(pre, self.live), shifted, connected)
+        suite, dictionary = self.suite, self.suite[site]
+        auxk = suite.auxk if suite.training else None
+        code, dead = dictionary.sparsify(shifted, self.live, arrivals, auxk=auxk, chunk_mb=suite.chunk_mb)
         self.codes[site] = code
         self.outputs[site] = self._place(site, dictionary.decode(code))
-        if self.suite.training and (auxk := self.suite.auxk) is not None:
-            dead = dictionary.dead_code(pre, self.live, k=auxk.k, dead_after=auxk.dead_after)
-            if dead is not None:
-                self.revived[site] = self._shape(dictionary.revive(dictionary.differentiable(dead, shifted, connected)))
+        if dead is not None:
+            self.revived[site] = self._shape(dictionary.revive(dead))
         return self.outputs[site]
 
     def output(self) -> SuiteOutput:

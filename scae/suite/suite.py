@@ -23,7 +23,10 @@ class Suite(nn.Module):
 
     lm: the frozen model, a plain attribute: not saved, not optimised, not synchronised.
     auxk: how dead features are revived in training; None: they are not.
+    chunk_mb: what the pre-activations of a site, and what its connections need on the way to them, may take at a time.
     """
+
+    chunk_mb: int = 32
 
     def __init__(self, dictionaries: dict[Site, Dictionary], lm: LanguageModel, *, auxk: AuxK | None = None) -> None:
         super().__init__()

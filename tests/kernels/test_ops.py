@@ -1,14 +1,27 @@
 """Every backend against the dense equivalent of each operation, forward and backward, on ragged random input (I6)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scae.kernels import Edges, SparseCode, decode, edge_weights, encode_at, largest, spread, tally, use
+from scae.kernels import (
+    Arrivals,
+    Edges,
+    SparseCode,
+    Upstream,
+    arrive,
+    decode,
+    edge_weights,
+    encode_at,
+    largest,
+    tally,
+    use,
+)
+from scae.kernels.arrivals import move, move_back
 from scae.typing import Tensor
 
 BACKENDS = ("reference", "cpu")
@@ -138,29 +151,122 @@ def test_decode(backend: str, case: Case) -> None:
 
 @on_each_backend
 @on_random_input
-@given(case=CASES, with_added=st.booleans())
-@example(case=FULL, with_added=True)
-@example(case=NOTHING, with_added=False)
-def test_encode_at(backend: str, case: Case, with_added: bool) -> None:
+@given(case=CASES)
+@example(case=FULL)
+@example(case=NOTHING)
+def test_encode_at(backend: str, case: Case) -> None:
     generator = torch.Generator().manual_seed(case.seed)
     draw = case.random(generator)
     size = case.sizes[0]
     support = case.support(generator, size)
     x, encoder, bias = draw(case.tokens, case.width), draw(size, case.width), draw(size)
-    added = draw(case.tokens, size) if with_added else None
-    inputs = [x, encoder, bias] if added is None else [x, encoder, bias, added]
 
     def all_of_them() -> Tensor:
-        pre = x @ encoder.T + bias
-        return pre if added is None else pre + added
+        return x @ encoder.T + bias
 
     code = SparseCode.where(support, all_of_them().detach())
     check(
         case,
         backend,
-        inputs,
-        lambda: encode_at(code, x, encoder, bias, added),
+        [x, encoder, bias],
+        lambda: encode_at(code, x, encoder, bias),
         lambda: all_of_them()[code.row, code.col],
+    )
+
+
+@dataclass(frozen=True)
+class Way:
+    """Random codes, connections and a mover, and what arrives as dense algebra says it."""
+
+    values: list[Tensor]
+    codes: list[SparseCode]
+    edges: Edges
+    weight: Tensor
+    mover: Tensor
+
+    @classmethod
+    def random(cls, case: Case, windows: int, at_attention: bool) -> "Way":
+        case = replace(case, tokens=case.tokens * windows, heads=case.heads if at_attention else 1)
+        generator = torch.Generator().manual_seed(case.seed)
+        draw = case.random(generator)
+        edges, _ = case.edges(generator)
+        supports = [case.support(generator, size) for size in case.sizes]
+        values = [draw(int(support.sum())) for support in supports]
+        codes = [code_and_dense(support, value)[0] for support, value in zip(supports, values, strict=True)]
+        window = case.tokens // windows
+        if at_attention:
+            mover = draw(windows, window, window, case.heads).detach()
+            mover = mover * torch.ones(window, window).tril()[None, :, :, None].to(case.dtype)
+        else:
+            mover = draw(case.tokens).detach()
+        return cls(values, codes, edges, draw(len(edges), case.heads), mover)
+
+    @property
+    def arrivals(self) -> Arrivals:
+        return Arrivals(Upstream.from_codes(self.codes), self.edges, self.weight, self.mover)
+
+    def dense(self) -> Tensor:
+        activations = torch.cat([code.dense() for code in self.codes], dim=1)
+        matrix = torch.zeros(self.edges.n_down, self.edges.n_up, self.weight.shape[1], dtype=self.weight.dtype)
+        matrix = matrix.index_put((self.edges.down, self.edges.up), self.weight)
+        contributions = torch.einsum("nj,ijh->nhi", activations, matrix)
+        if self.mover.ndim == 1:
+            return self.mover[:, None] * contributions[:, 0]
+        by_window = contributions.view(*self.mover.shape[:2], *contributions.shape[1:])
+        return torch.einsum("wqkh,wkhi->wqi", self.mover, by_window).flatten(0, 1)
+
+
+in_windows = given(case=CASES, windows=st.integers(1, 3), at_attention=st.booleans())
+
+
+@on_each_backend
+@on_random_input
+@in_windows
+@example(case=FULL, windows=2, at_attention=True)
+@example(case=FULL, windows=1, at_attention=False)
+@example(case=NOTHING, windows=1, at_attention=True)
+def test_arrive_and_the_gradients_of_what_arrived(backend: str, case: Case, windows: int, at_attention: bool) -> None:
+    """With the gradient of the code of every upstream site, and in parts what arrives as a whole."""
+    way = Way.random(case, windows, at_attention)
+    generator = torch.Generator().manual_seed(case.seed + 1)
+    tolerance = {"rtol": 1e-10, "atol": 1e-11} if case.double else {"rtol": 1e-4, "atol": 1e-5}
+    tokens = case.tokens * windows
+    with use(backend):
+        arrived = arrive(way.arrivals)
+        step = way.arrivals.window
+        parts = [arrive(way.arrivals.tokens(start, start + step)) for start in range(0, tokens, step)]
+    torch.testing.assert_close(arrived, way.dense().detach(), **tolerance)
+    torch.testing.assert_close(torch.cat(parts), arrived, **tolerance)
+    assert not arrived.requires_grad
+
+    draw = case.random(generator)
+    support = torch.rand(tokens, case.down, generator=generator) < case.filled
+    x, encoder, bias = draw(tokens, case.width), draw(case.down, case.width), draw(case.down)
+
+    def all_of_them() -> Tensor:
+        return x @ encoder.T + bias + way.dense()
+
+    code = SparseCode.where(support, all_of_them().detach())
+    check(
+        case,
+        backend,
+        [*way.values, way.weight, x, encoder, bias],
+        lambda: encode_at(code, x, encoder, bias, way.arrivals),
+        lambda: all_of_them()[code.row, code.col],
+    )
+
+
+@pytest.mark.parametrize("window", [1, 63, 64, 130, 300])
+def test_moving_leaves_out_later_keys_only(window: int) -> None:
+    mover = torch.rand(2, window, window, 3, dtype=torch.float64) * torch.ones(window, window).tril()[..., None]
+    contributions = torch.randn(2 * window, 3, 5, dtype=torch.float64)
+    by_window = contributions.view(2, window, 3, 5)
+    torch.testing.assert_close(
+        move(mover, contributions), torch.einsum("wqkh,wkhi->wqi", mover, by_window).flatten(0, 1)
+    )
+    grad = torch.randn(2 * window, 5, dtype=torch.float64)
+    torch.testing.assert_close(
+        move_back(mover, grad), torch.einsum("wqkh,wqi->wkhi", mover, grad.view(2, window, 5)).flatten(0, 1)
     )
 
 
@@ -181,30 +287,6 @@ def test_edge_weights(backend: str, case: Case) -> None:
         lambda: edge_weights(edges, read, write),
         lambda: torch.einsum("ihr,jhr->ijh", read, write)[edges.down, edges.up],
     )
-
-
-@on_each_backend
-@on_random_input
-@given(case=CASES)
-@example(case=FULL)
-@example(case=NOTHING)
-def test_spread(backend: str, case: Case) -> None:
-    """With the gradient of the code of every upstream site."""
-    generator = torch.Generator().manual_seed(case.seed)
-    draw = case.random(generator)
-    edges, _ = case.edges(generator)
-    supports = [case.support(generator, size) for size in case.sizes]
-    values = [draw(int(support.sum())) for support in supports]
-    weight = draw(len(edges), case.heads)
-    pairs = [code_and_dense(support, value) for support, value in zip(supports, values, strict=True)]
-    codes = [code for code, _ in pairs]
-
-    def dense() -> Tensor:
-        matrix = torch.zeros(case.down, edges.n_up, case.heads, dtype=case.dtype)
-        matrix = matrix.index_put((edges.down, edges.up), weight)
-        return torch.einsum("nj,ijh->nhi", torch.cat([d for _, d in pairs], dim=1), matrix)
-
-    check(case, backend, [*values, weight], lambda: spread(codes, edges, weight), dense)
 
 
 @on_each_backend
@@ -272,31 +354,6 @@ def test_edges_list_every_connection_by_both_ends(case: Case) -> None:
     assert torch.equal(edges.down_ptr.diff(), kept.sum(1))
     ordered = torch.stack([edges.down[edges.down_order], edges.up[edges.down_order]], 1)
     assert torch.equal(ordered, kept.nonzero())
-
-
-@on_each_backend
-def test_the_callers_list_may_change_before_the_backward(backend: str) -> None:
-    """The pruned pass appends to its list of codes after every level."""
-    generator = torch.Generator().manual_seed(0)
-    found, kept = FULL.edges(generator)
-    room = sum(FULL.sizes) + FULL.sizes[0]  # for what is appended: a wrong walk must not leave the arrays
-    edges = Edges.from_csr(found.down_ptr, kept.nonzero()[:, 1], room)
-    draw = FULL.random(generator)
-    supports = [FULL.support(generator, size) for size in FULL.sizes]
-    values = [draw(int(support.sum())) for support in supports]
-    weight = draw(len(edges), FULL.heads)
-
-    def gradients(spoil: Callable[[list[SparseCode]], object]) -> tuple[Tensor, ...]:
-        codes = [code_and_dense(support, value)[0] for support, value in zip(supports, values, strict=True)]
-        with use(backend):
-            out = spread(codes, edges, weight)
-            spoil(codes)
-            return torch.autograd.grad(out.square().sum(), [*values, weight])
-
-    untouched = gradients(lambda codes: None)
-    for spoil in (lambda codes: codes.append(codes[0]), lambda codes: codes.clear(), lambda codes: codes.reverse()):
-        for one, other in zip(gradients(spoil), untouched, strict=True):
-            assert torch.equal(one, other)
 
 
 def test_a_feature_fires_where_it_is_positive_only() -> None:

@@ -79,7 +79,11 @@ def test_virtual_weights_are_the_linear_path_of_one_row(lm: LanguageModel, trace
         weight = (lm.paths.readers(site, encoder) * lm.paths.writers(site, decoder[:1])).sum(-1)  # down, head
         contributions = torch.zeros(*trace.live.shape, weight.shape[1], 3, dtype=torch.float64)
         contributions[:, 2] = weight.T
-        close(lm.paths.collect(site, contributions.flatten(0, 1), trace).view(moved.shape), moved)
+        mover = lm.paths.mover(site, trace)
+        if site.kind == "mlp":
+            close(mover.view(*trace.live.shape, 1) * contributions[:, :, 0], moved)
+        else:
+            close(torch.einsum("bqkh,bkhi->bqi", mover, contributions), moved)
 
 
 def test_a_trace_is_of_the_windows_it_was_given(lm: LanguageModel, trace: Trace) -> None:

@@ -470,3 +470,19 @@ def test_backends_agree_on_a_whole_pass(
     close(cpu.residual(), reference.residual())
     for name, gradient in expected.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_pass_in_parts_is_the_whole_pass(
+    lm: LanguageModel, trace: Trace, make_suite: Make, ragged: Ragged, activation: str
+) -> None:
+    suite = make_suite(lm, activation=activation, auxk=AuxK(weight=1.0, k=3, dead_after=100))
+    for site in suite.sites:
+        suite[site].tokens_since_fired[2:8] = 100
+    suite.connect(ragged(suite.layout))
+    whole = suite(trace)
+    suite.chunk_mb = 0  # a window at a time
+    parts = suite(trace)
+    for site in suite.sites:
+        close(parts.revived[site], whole.revived[site])
+    same(suite, parts, whole)
