@@ -7,6 +7,7 @@ and belong to sites that precede it.
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from scae.sites import Site, precedes
 from scae.typing import Int, Tensor
+from scae.whole_files import write
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,7 @@ class Connections:
             "parallel": self.layout.parallel,
             "complete": self.is_complete,
         }
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"scae.connections": json.dumps(layout)})
-        partial.replace(path)
+        write(path, partial(save_file, tensors, metadata={"scae.connections": json.dumps(layout)}))
 
     @classmethod
     def load(cls, path: Path) -> "Connections":

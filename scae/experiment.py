@@ -18,7 +18,7 @@ from scae.config import STAGES, Config, ConfigError, Stage, TinyModel
 from scae.memory import keep_freed_memory
 from scae.plan import Plan
 from scae.report import arms_table, terminal, write_run
-from scae.report.files import write_text
+from scae.whole_files import write_text
 
 log = logging.getLogger(__name__)
 

@@ -31,6 +31,7 @@ from scae.artifacts import is_first_process
 from scae.config import Config
 from scae.config_errors import ConfigError, cannot_run, lookup, missing_value, nearest, unknown_choice, unknown_key
 from scae.relaunch import DEPTH, check_launch, overrides, pin_job_argv, release_job, stop_processes
+from scae.whole_files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -134,9 +135,7 @@ def _write_record(directory: Path, started: float, status: str, error: str | Non
         "commit": _commit(),
         "seconds": round(time.monotonic() - started, 3),
     }
-    temporary = directory / f".job.json.{os.getpid()}"
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(directory / "job.json")
+    write_text(directory / "job.json", json.dumps(record, indent=2) + "\n")
 
 
 def _no_record(status: str, error: str | None) -> None:

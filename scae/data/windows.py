@@ -3,9 +3,9 @@
 Axes: window (of the corpus), batch (windows of one step), pos (position in a window).
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,8 @@ from jaxtyping import Bool, Int, Int32, Int64
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from scae.whole_files import write
 
 _FORMAT = "scae.token_windows.1"
 
@@ -66,10 +68,8 @@ class TokenWindows:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, under a temporary name first, so that a killed run leaves no half file."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         tensors = {"tokens": self.tokens.contiguous(), "lengths": self.lengths.contiguous()}
-        save_file(tensors, temporary, metadata={"format": _FORMAT, "bos": str(self.bos).lower()})
-        temporary.replace(path)
+        write(path, partial(save_file, tensors, metadata={"format": _FORMAT, "bos": str(self.bos).lower()}))
 
     @classmethod
     def load(cls, path: Path) -> "TokenWindows":

@@ -39,19 +39,17 @@ def bag(
     value: Float[Tensor, "nnz head"],
     table: Float[Tensor, "col head r"],
 ) -> Float[Tensor, "row head r"]:
-    """See `reference.bag`; torch's own `embedding_bag`, a head at a time."""
-    heads = [
-        F.embedding_bag(
-            col,
-            _wide(table[:, h]).contiguous(),
-            crow,
-            mode="sum",
-            per_sample_weights=_wide(value[:, h]).contiguous(),
-            include_last_offset=True,
+    """See `reference.bag`; with one head it is torch's own `embedding_bag`."""
+    value, wide = _wide(value), _wide(table)
+    if table.shape[1] == 1:
+        weights = value[:, 0].contiguous()
+        one = F.embedding_bag(
+            col, wide[:, 0].contiguous(), crow, mode="sum", per_sample_weights=weights, include_last_offset=True
         )
-        for h in range(table.shape[1])
-    ]
-    return (torch.stack(heads, dim=1) if len(heads) > 1 else heads[0][:, None]).to(table.dtype)
+        return one[:, None].to(table.dtype)
+    out = wide.new_empty(len(crow) - 1, *table.shape[1:])
+    _bag(_array(crow), _array(col), _array(value), _array(wide), _array(out))
+    return out.to(table.dtype)
 
 
 def sampled(
@@ -100,8 +98,8 @@ def arrive_backward(
 ) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "edge head"]]:
     """See `reference.arrive_backward`; walks the in-edges of the features that have a gradient."""
     chunks = numba.get_num_threads()
-    by_down = _wide(weight)[edges.down_order]
-    in_edges = _array(edges.down_ptr), _array(edges.up[edges.down_order]), _array(by_down)
+    by_down = _wide(weight).index_select(0, edges.to_down)
+    in_edges = _array(edges.down_ptr), _array(edges.up_by_down), _array(by_down)
     up = _array(crow), _array(col), _array(_wide(value))
     at = _array(at_crow), _array(at_col), _array(_wide(grad))
     if mover.ndim == 1:
@@ -122,9 +120,8 @@ def arrive_backward(
             _array(_wide(mover).flatten(2)), _array(partial_value), _array(grad_by_down),
         )  # fmt: skip
         grad_value = torch.zeros_like(value, dtype=by_down.dtype)
-        grad_value[torch.from_numpy(up_entry)] = partial_value.sum(0)
-    grad_weight = torch.empty_like(grad_by_down)
-    grad_weight[edges.down_order] = grad_by_down
+        _ungroup(_array(partial_value), up_entry, _array(grad_value))
+    grad_weight = grad_by_down.index_select(0, edges.to_up)
     return grad_value.to(value.dtype), grad_weight.to(weight.dtype)
 
 
@@ -199,6 +196,18 @@ def _take(bits, pre, cut, crow, col, value):
                 ties -= row[f] == low
                 col[at], value[at] = f, pre[n, f]
                 at += 1
+
+
+@njit(parallel=True, cache=True, fastmath=True)
+@no_type_check
+def _bag(crow, col, value, table, out):
+    for i in prange(len(out)):
+        out[i] = 0
+        for p in range(crow[i], crow[i + 1]):
+            for h in range(table.shape[1]):
+                v = value[p, h]
+                for r in range(table.shape[2]):
+                    out[i, h, r] += v * table[col[p], h, r]
 
 
 @njit(parallel=True, cache=True, fastmath=True)
@@ -326,3 +335,14 @@ def _group(crow, col, window, starts, ptr, pos, entry):
                     at = fill[col[p]]
                     fill[col[p]] += 1
                     pos[at], entry[at] = n - first, p
+
+
+@njit(parallel=True, cache=True)
+@no_type_check
+def _ungroup(partial, entry, out):
+    """The sum of the parts, each entry back at its place."""
+    for p in prange(len(entry)):
+        total = partial[0, p]
+        for chunk in range(1, len(partial)):
+            total += partial[chunk, p]
+        out[entry[p]] = total

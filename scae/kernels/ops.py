@@ -8,8 +8,9 @@ They are registered with torch (`torch.ops.scae`), so that autograd, `torch.comp
 compute in float32, treat them as operations like any other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from importlib import import_module
 from types import ModuleType
 
@@ -21,6 +22,8 @@ from scae.kernels.code import SparseCode, Support
 from scae.kernels.edges import Edges
 from scae.typing import Bool, Float, Tensor
 
+NO_EDGES = [None] * len(fields(Edges))
+"""What edges have for a gradient."""
 _forced: list[str] = []
 
 
@@ -66,7 +69,7 @@ def encode_at(
         return _encode_at(code.value, x, encoder, bias, code.crow, code.col)
     up, edges = arrivals.upstream, arrivals.edges
     value = _arrived_at(
-        code.value, up.value, arrivals.weight, code.crow, code.col, up.crow, up.col, arrivals.mover, *edges.tensors
+        code.value, up.value, arrivals.weight, code.crow, code.col, up.crow, up.col, arrivals.mover, edges.tensors
     )
     return _encode_at(value, x, encoder, bias, code.crow, code.col)
 
@@ -74,16 +77,14 @@ def encode_at(
 def arrive(arrivals: Arrivals) -> Float[Tensor, "token down"]:
     """`einsum("wqkh,wkj,ijh->wqi", mover, activations, matrix of the weights)`, see `Arrivals`; carries no gradient."""
     up = arrivals.upstream
-    return _arrive(
-        up.crow, up.col, up.value.detach(), arrivals.weight.detach(), arrivals.mover, *arrivals.edges.tensors
-    )
+    return _arrive(up.crow, up.col, up.value.detach(), arrivals.weight.detach(), arrivals.mover, arrivals.edges.tensors)
 
 
 def edge_weights(
     edges: Edges, read: Float[Tensor, "down head r"], write: Float[Tensor, "up head r"]
 ) -> Float[Tensor, "edge head"]:
     """`einsum("ihr,jhr->ijh", read, write)[edges.down, edges.up]`."""
-    return _edge_weights(read, write, *edges.tensors)
+    return _edge_weights(read, write, edges.tensors)
 
 
 def tally(code: SparseCode, table: Float[Tensor, "token r"]) -> Float[Tensor, "feature r"]:
@@ -185,21 +186,20 @@ _encode_at.register_autograd(
 @custom_op("scae::arrive", mutates_args=())
 def _arrive(
     up_crow: Tensor, up_col: Tensor, up_value: Tensor, weight: Tensor, mover: Tensor,
-    ptr: Tensor, up: Tensor, down: Tensor, down_ptr: Tensor, down_order: Tensor,
+    edges: Sequence[Tensor],
 ) -> Tensor:  # fmt: skip
-    edges = Edges(ptr, up, down, down_ptr, down_order)
-    return backend_for(weight).arrive(up_crow, up_col, up_value, edges, weight, mover)
+    return backend_for(weight).arrive(up_crow, up_col, up_value, Edges(*edges), weight, mover)
 
 
 @_arrive.register_fake
-def _(up_crow, up_col, up_value, weight, mover, ptr, up, down, down_ptr, down_order):
-    return weight.new_empty(up_crow.shape[1] - 1, down_ptr.shape[0] - 1)
+def _(up_crow, up_col, up_value, weight, mover, edges):
+    return weight.new_empty(up_crow.shape[1] - 1, Edges(*edges).n_down)
 
 
 @custom_op("scae::arrived_at", mutates_args=())
 def _arrived_at(
     value: Tensor, up_value: Tensor, weight: Tensor, crow: Tensor, col: Tensor, up_crow: Tensor, up_col: Tensor,
-    mover: Tensor, ptr: Tensor, up: Tensor, down: Tensor, down_ptr: Tensor, down_order: Tensor,
+    mover: Tensor, edges: Sequence[Tensor],
 ) -> Tensor:  # fmt: skip
     """Passes `value` through, for the gradients of what arrived at its entries."""
     return value.clone()
@@ -213,10 +213,10 @@ def _(value, *structure):
 @custom_op("scae::arrived_at_backward", mutates_args=())
 def _arrived_at_backward(
     grad: Tensor, up_value: Tensor, weight: Tensor, crow: Tensor, col: Tensor, up_crow: Tensor, up_col: Tensor,
-    mover: Tensor, ptr: Tensor, up: Tensor, down: Tensor, down_ptr: Tensor, down_order: Tensor,
+    mover: Tensor, edges: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    edges = Edges(ptr, up, down, down_ptr, down_order)
-    return backend_for(weight).arrive_backward(up_crow, up_col, up_value, edges, weight, mover, crow, col, grad)
+    up = up_crow, up_col, up_value
+    return backend_for(weight).arrive_backward(*up, Edges(*edges), weight, mover, crow, col, grad)
 
 
 @_arrived_at_backward.register_fake
@@ -227,47 +227,44 @@ def _(grad, up_value, weight, *structure):
 def _arrived_at_gradients(ctx, grad):
     grad_up = grad_weight = None
     if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-        grad_up, grad_weight = _arrived_at_backward(grad.contiguous(), *ctx.saved_tensors)
-    return grad, grad_up, grad_weight, *(None,) * 10
+        saved = list(ctx.saved_tensors)
+        grad_up, grad_weight = _arrived_at_backward(grad.contiguous(), *saved[:7], saved[7:])
+    return grad, grad_up, grad_weight, None, None, None, None, None, NO_EDGES
 
 
 _arrived_at.register_autograd(
-    _arrived_at_gradients, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[1:])
+    _arrived_at_gradients,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[1:-1], *inputs[-1]),
 )
 
 
 @custom_op("scae::edge_weights", mutates_args=())
-def _edge_weights(
-    read: Tensor, write: Tensor, ptr: Tensor, up: Tensor, down: Tensor, down_ptr: Tensor, down_order: Tensor
-) -> Tensor:
-    return backend_for(read).sampled(ptr, down, write, read)
+def _edge_weights(read: Tensor, write: Tensor, edges: Sequence[Tensor]) -> Tensor:
+    along = Edges(*edges)
+    return backend_for(read).sampled(along.ptr, along.down, write, read)
 
 
-@_edge_weights.register_fake
-def _(read, write, ptr, up, down, down_ptr, down_order):
-    return read.new_empty(up.shape[0], read.shape[1])
+_edge_weights.register_fake(lambda read, write, edges: read.new_empty(len(Edges(*edges)), read.shape[1]))
 
 
 @custom_op("scae::edge_weights_backward", mutates_args=())
-def _edge_weights_backward(
-    grad: Tensor, read: Tensor, write: Tensor,
-    ptr: Tensor, up: Tensor, down: Tensor, down_ptr: Tensor, down_order: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    backend = backend_for(grad)
-    return (
-        backend.bag(down_ptr, up[down_order], grad[down_order], write),
-        backend.bag(ptr, down, grad, read),
-    )
+def _edge_weights_backward(grad: Tensor, read: Tensor, write: Tensor, edges: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    backend, along = backend_for(grad), Edges(*edges)
+    grad_read = backend.bag(along.down_ptr, along.up_by_down, grad.index_select(0, along.to_down), write)
+    return grad_read, backend.bag(along.ptr, along.down, grad, read)
 
 
-@_edge_weights_backward.register_fake
-def _(grad, read, write, *structure):
-    return torch.empty_like(read), torch.empty_like(write)
+_edge_weights_backward.register_fake(lambda grad, read, write, edges: (torch.empty_like(read), torch.empty_like(write)))
+
+
+def _edge_weights_gradients(ctx, grad):
+    read, write, *edges = ctx.saved_tensors
+    return *_edge_weights_backward(grad, read, write, edges), NO_EDGES
 
 
 _edge_weights.register_autograd(
-    lambda ctx, grad: (*_edge_weights_backward(grad, *ctx.saved_tensors), *(None,) * 5),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    _edge_weights_gradients,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2], *inputs[2]),
 )
 
 for _operation in (_largest, _bag, _bag_transposed, _sampled, _decode, _encode_at, _arrive, _arrived_at, _edge_weights):

@@ -73,15 +73,19 @@ class LinearPaths:
     def readers(self, site: Site, encoder: Float[Tensor, "down d_model"]) -> Float[Tensor, "down head r"]:
         """The encoder rows of `site` at the downstream end of a virtual weight; one head of width d_model at an MLP."""
         if site.kind == "mlp":
-            return encoder[:, None]
-        return torch.einsum("fd,hrd->fhr", encoder, self.W_O[site.layer])
+            return self.centre(encoder)[:, None]
+        heads = self.W_O[site.layer]
+        return (encoder @ heads.flatten(0, 1).T).view(len(encoder), *heads.shape[:2])
 
     def writers(self, site: Site, decoder: Float[Tensor, "up d_model"]) -> Float[Tensor, "up head r"]:
-        """Upstream decoder rows as `site` meets them at the upstream end of a virtual weight."""
-        rows = self.centre(decoder)
+        """Upstream decoder rows as `site` meets them at the upstream end of a virtual weight.
+
+        P is symmetric: it is applied to the reader, or to W_V, of which there is less than of decoder rows.
+        """
         if site.kind == "mlp":
-            return rows[:, None]
-        return self._per_head(torch.einsum("fd,hdr->fhr", rows, self.W_V[site.layer]), axis=1)
+            return decoder[:, None]
+        heads = self.centre(self.W_V[site.layer].transpose(1, 2))
+        return self._per_head((decoder @ heads.flatten(0, 1).T).view(len(decoder), *heads.shape[:2]), axis=1)
 
     def mover(self, site: Site, trace: Trace) -> Float[Tensor, " token"] | Float[Tensor, "batch query key head"]:
         """What takes contributions made at each position, by head, to where the features of `site` receive them.

@@ -1,13 +1,12 @@
-"""The files of a run and of a sweep: reading them, telling them apart, and writing beside them without half a file.
+"""The files of a run and of a sweep: reading them and telling them apart.
 
 A run directory holds `metrics.json` (flat keys, numbers), `job.json` and `run.json`; a sweep directory holds one run
 directory a job. Any of the three may be missing where a job was killed.
 """
 
 import json
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,18 +117,3 @@ def job_directories(directory: Path) -> list[Path]:
 def is_sweep(directory: Path) -> bool:
     """Whether this directory holds the directories of jobs, finished or not."""
     return not is_run(directory) and bool(job_directories(directory))
-
-
-def write(path: Path, writer: Callable[[Path], Any]) -> Path:
-    """Let `writer` write to a temporary name beside `path`, then rename: readers see the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        writer(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def write_text(path: Path, text: str) -> Path:
-    return write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -8,9 +8,10 @@ from rich.table import Table
 from scae.report.arms import present
 from scae.report.arms_grid import arms_grid
 from scae.report.connectivity import connectivity_sections
-from scae.report.files import Job, Metrics, ReportError, read_job, write_text
+from scae.report.files import Job, Metrics, ReportError, read_job
 from scae.report.grid import MISSING, Grid, Row, duration, number
 from scae.report.run_figure import fvu_figure
+from scae.whole_files import write_text
 
 FILES = {
     "report.md": "this page",

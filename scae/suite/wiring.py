@@ -7,7 +7,7 @@ import torch
 from scae.connections import Connections
 from scae.kernels import Edges, edge_weights
 from scae.sites import Site
-from scae.typing import Float, Tensor
+from scae.typing import Float, Int, Tensor
 
 if TYPE_CHECKING:
     from scae.suite.suite import Suite
@@ -21,6 +21,14 @@ class Input(NamedTuple):
     weight: float
 
 
+class _Into(NamedTuple):
+    """The connections into one site: between all features, between those alone that have any, and which those are."""
+
+    edges: Edges
+    from_sources: Edges
+    sources: dict[Site, Int[Tensor, " source"]]
+
+
 class Wiring:
     """Connections in the order in which the kernels walk them, and their virtual weights."""
 
@@ -28,23 +36,31 @@ class Wiring:
         if connections.layout != suite.layout:
             raise ValueError(f"connections of {connections.layout} cannot join a suite of {suite.layout}")
         self._suite = suite
-        self._edges: dict[Site, Edges] = {}
+        self._prepared: dict[Site, _Into] = {}
         self.edge_list = connections
 
     def edges(self, site: Site) -> Edges:
         """The connections into `site`, on the device of its dictionary."""
-        device = self._suite[site].W_enc.device
-        if site not in self._edges or self._edges[site].ptr.device != device:
-            inputs = self.edge_list[site]
-            n_up = self._suite.layout.n_upstream(site)
-            self._edges[site] = Edges.from_csr(inputs.crow.to(device), inputs.up.to(device), n_up)
-        return self._edges[site]
+        return self._into(site).edges
 
     def weights(self, site: Site) -> Float[Tensor, "edge head"]:
         """The virtual weight of each edge into `site`, by head; differentiable in encoder and decoder rows."""
-        suite, paths = self._suite, self._suite.lm.paths
-        decoders = torch.cat([suite[up].W_dec for up in suite.layout.upstream(site)])
-        return edge_weights(self.edges(site), paths.readers(site, suite[site].W_enc), paths.writers(site, decoders))
+        suite, paths, into = self._suite, self._suite.lm.paths, self._into(site)
+        rows = torch.cat([suite[up].W_dec.index_select(0, features) for up, features in into.sources.items()])
+        return edge_weights(into.from_sources, paths.readers(site, suite[site].W_enc), paths.writers(site, rows))
+
+    def _into(self, site: Site) -> "_Into":
+        device = self._suite[site].W_enc.device
+        if site not in self._prepared or self._prepared[site].edges.ptr.device != device:
+            inputs, layout = self.edge_list[site], self._suite.layout
+            edges = Edges.from_csr(inputs.crow.to(device), inputs.up.to(device), layout.n_upstream(site))
+            from_sources, sources = edges.from_sources()
+            by_site = {}
+            for up in layout.upstream(site):
+                features = sources - layout.offset(up)
+                by_site[up] = features[(features >= 0) & (features < layout.size(up))]
+            self._prepared[site] = _Into(edges, from_sources, by_site)
+        return self._prepared[site]
 
     @torch.no_grad()
     def inputs(self, site: Site | str, feature: int) -> list[Input]:

@@ -352,8 +352,13 @@ def test_edges_list_every_connection_by_both_ends(case: Case) -> None:
     assert torch.equal(torch.stack([edges.up, edges.down], 1), by_up)
     assert torch.equal(edges.ptr.diff(), kept.sum(0))
     assert torch.equal(edges.down_ptr.diff(), kept.sum(1))
-    ordered = torch.stack([edges.down[edges.down_order], edges.up[edges.down_order]], 1)
-    assert torch.equal(ordered, kept.nonzero())
+    assert torch.equal(torch.stack([edges.down[edges.to_down], edges.up_by_down], 1), kept.nonzero())
+    assert torch.equal(edges.up[edges.to_down], edges.up_by_down)
+    assert torch.equal(edges.up_by_down[edges.to_up], edges.up)
+    some, sources = edges.from_sources()
+    assert torch.equal(sources, kept.any(0).nonzero()[:, 0])
+    assert torch.equal(sources[some.up], edges.up)
+    assert torch.equal(some.down, edges.down)
 
 
 def test_a_feature_fires_where_it_is_positive_only() -> None:

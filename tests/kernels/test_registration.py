@@ -21,7 +21,7 @@ def edges() -> Edges:
 
 
 def step(
-    x: Tensor, encoder: Tensor, bias: Tensor, decoder: Tensor, into: Tensor, mover: Tensor, edges: tuple[Tensor, ...]
+    x: Tensor, encoder: Tensor, bias: Tensor, decoder: Tensor, into: Tensor, mover: Tensor, edges: list[Tensor]
 ) -> Tensor:
     """Two dictionaries, the second behind connections: every operation and its gradient.
 
@@ -31,10 +31,10 @@ def step(
     crow, col, value = ops.largest((x @ encoder.T + bias).detach(), K, live)
     value = ops.encode_at(value, x, encoder, bias, crow, col)
     heads = (-1, HEADS, -1)
-    weight = ops.edge_weights(into[:, None].expand(heads), decoder[:, None].expand(heads), *edges)
-    arrived = ops.arrive(crow[None], col, value.detach(), weight.detach(), mover, *edges)
+    weight = ops.edge_weights(into[:, None].expand(heads), decoder[:, None].expand(heads), edges)
+    arrived = ops.arrive(crow[None], col, value.detach(), weight.detach(), mover, edges)
     at_crow, at_col, at = ops.largest((arrived + x @ into.T).detach(), K, live)
-    at = ops.arrived_at(at, value, weight, at_crow, at_col, crow[None], col, mover, *edges)
+    at = ops.arrived_at(at, value, weight, at_crow, at_col, crow[None], col, mover, edges)
     at = ops.encode_at(at, x, into, torch.zeros(DOWN), at_crow, at_col)
     ours = ops.decode(value, decoder, crow, col), ops.decode(at, into, at_crow, at_col)
     return (ours[0] - x).square().sum() + ours[1].square().sum()
@@ -79,15 +79,15 @@ def test_torch_finds_nothing_wrong_with_the_registrations(edges: Edges) -> None:
     read, write = leaf(DOWN, HEADS, WIDTH), leaf(UP, HEADS, WIDTH)
     value = code.value.clone().requires_grad_()
     up_value = up.value.clone().requires_grad_()
-    structure = (down.crow, down.col, up.crow, up.col, mover, *edges.tensors)
+    structure = (down.crow, down.col, up.crow, up.col, mover, edges.tensors)
     for operation, arguments in (
         (ops.largest, (x.detach() @ encoder.detach().T, K, live)),
         (ops.decode, (value, decoder, code.crow, code.col)),
         (ops.encode_at, (value, x, encoder, bias, code.crow, code.col)),
         (ops.bag_transposed, (code.value, x.detach(), code.crow, code.col, UP)),
         (ops.sampled, (x.detach(), encoder.detach(), code.crow, code.col)),
-        (ops.edge_weights, (read, write, *edges.tensors)),
-        (ops.arrive, (up.crow, up.col, up.value, weight.detach(), mover, *edges.tensors)),
+        (ops.edge_weights, (read, write, edges.tensors)),
+        (ops.arrive, (up.crow, up.col, up.value, weight.detach(), mover, edges.tensors)),
         (ops.arrived_at, (down.value.clone().requires_grad_(), up_value, weight, *structure)),
     ):
         torch.library.opcheck(operation.default, arguments)

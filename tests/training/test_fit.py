@@ -60,6 +60,7 @@ def trainer(**changes: Any) -> TrainerConfig:
         "precision": "32-true",
         "accumulate": 1,
         "clip": 1.0,
+        "chunk_mb": 32,
         "checkpoint_minutes": 1e-6,  # after every optimiser step
         "progress": False,
     }
