@@ -12,6 +12,7 @@ from scae.kernels import (
     Arrivals,
     Edges,
     SparseCode,
+    Support,
     Upstream,
     arrive,
     decode,
@@ -201,6 +202,16 @@ class Way:
             mover = draw(case.tokens).detach()
         return cls(values, codes, edges, draw(len(edges), case.heads), mover)
 
+    def to(self, device: str) -> "Way":
+        """The same elsewhere, its values leaves again."""
+        values = [value.detach().to(device).requires_grad_() for value in self.values]
+        edges = Edges(*(tensor.to(device) for tensor in self.edges.tensors))
+        codes = [
+            SparseCode(Support(code.crow.to(device), code.col.to(device), code.n_features), value)
+            for code, value in zip(self.codes, values, strict=True)
+        ]
+        return Way(values, codes, edges, self.weight.detach().to(device).requires_grad_(), self.mover.to(device))
+
     @property
     def arrivals(self) -> Arrivals:
         return Arrivals(Upstream.from_codes(self.codes), self.edges, self.weight, self.mover)
@@ -254,6 +265,29 @@ def test_arrive_and_the_gradients_of_what_arrived(backend: str, case: Case, wind
         lambda: encode_at(code, x, encoder, bias, way.arrivals),
         lambda: all_of_them()[code.row, code.col],
     )
+
+
+@pytest.mark.parametrize("at_attention", [False, True])
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_what_runs_on_a_gpu_is_the_same(tokens: int, at_attention: bool) -> None:
+    """Every operation in a row, by Triton's interpreter where there is no GPU (`test_cuda.py` has more, one by one)."""
+    pytest.importorskip("triton", reason="the gpu extra is not installed")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    way = Way.random(replace(FULL, tokens=tokens, double=False), 2, at_attention).to(device)
+    x, encoder, bias = (torch.randn(*shape, device=device) for shape in ((2 * tokens, 3), (4, 3), (4,)))
+    live = torch.ones(2 * tokens, dtype=torch.bool, device=device)
+    leaves = [*way.values, way.weight, encoder]
+    found = []
+    for backend in ("reference", "cuda"):
+        with use(backend):
+            encoder = encoder.detach().requires_grad_()
+            leaves[-1] = encoder
+            code = largest(arrive(way.arrivals) + x @ encoder.T + bias, 2, live)
+            code = code.with_values(encode_at(code, x, encoder, bias, way.arrivals))
+            out = decode(code, encoder)
+            found.append((out.detach(), *torch.autograd.grad(out.square().sum(), leaves, allow_unused=True)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("window", [1, 63, 64, 130, 300])
