@@ -59,7 +59,7 @@ class SuiteTraining(lightning.LightningModule):
             self.suite[site].count_firing(fired, int(n_live))
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.suite.parameters(), lr=self.config.lr)
+        optimizer = torch.optim.Adam(self.suite.parameters(), lr=self.config.lr, fused=True)
         factor = partial(trapezoid, steps=self.config.steps, warmup=self.config.warmup, decay=self.config.decay)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
