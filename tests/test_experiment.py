@@ -44,6 +44,7 @@ MICRO = (
     "pretrain.steps=12",
     "pretrain.batch_size=4",
     "finetune.steps=8",
+    "finetune.lr=3e-3",  # the default is too high for eight steps
     "finetune.batch_size=4",
     "evaluation.tokens=512",
     "evaluation.batch_size=4",
