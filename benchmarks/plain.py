@@ -38,20 +38,16 @@ def run(
             cases += pair.values()
         say("plain: memory")
         memory = peaks(cases, device=device)
-    return [_row(shape, times[i], *memory[2 * i : 2 * i + 2]) for i, shape in enumerate(shapes)]
-
-
-def _row(sizes: Sizes, times: dict[str, Samples], pruned_bytes: int, plain_bytes: int) -> Row:
-    pruned, plain = times["pruned"], times["plain"]
-    return Row(
-        name=f"C={sizes.C}",
-        ratio=pruned.median / plain.median,
-        ratio_is="pruned step / plain step",
-        ours_s=pruned.median,
-        baseline_s=plain.median,
-        ours_bytes=pruned_bytes,
-        baseline_bytes=plain_bytes,
-        sizes=sizes.shown(),
-        goal=GOAL,
-        extra={"ours_runs": len(pruned.seconds), "baseline_runs": len(plain.seconds)},
-    )
+    return [
+        Row.between(
+            f"C={shape.C}",
+            pair["pruned"],
+            pair["plain"],
+            memory[2 * i : 2 * i + 2],
+            ratio=pair["pruned"].median / pair["plain"].median,
+            ratio_is="pruned step / plain step",
+            sizes=shape.shown(),
+            goal=GOAL,
+        )
+        for i, (shape, pair) in enumerate(zip(shapes, times, strict=True))
+    ]

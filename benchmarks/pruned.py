@@ -43,14 +43,13 @@ def _pair(sizes: Sizes, connections: str, device: str) -> tuple[Case, Case]:
 
 def _row(name: str, sizes: Sizes, times: list[Samples], memory: list[int]) -> Row:
     (ours, dense), (our_bytes, dense_bytes) = times, memory
-    return Row(
-        name=name,
+    return Row.between(
+        name,
+        ours,
+        dense,
+        memory,
         ratio=dense.median / ours.median,
         ratio_is="dense step / pruned step, times faster",
-        ours_s=ours.median,
-        baseline_s=dense.median,
-        ours_bytes=our_bytes,
-        baseline_bytes=dense_bytes,
         sizes=sizes.shown(),
         goal=GOAL,
         extra={
@@ -58,8 +57,6 @@ def _row(name: str, sizes: Sizes, times: list[Samples], memory: list[int]) -> Ro
             "baseline_loss": dense.first,
             "loss_difference": abs(ours.first - dense.first) / abs(dense.first),
             "memory_ratio": dense_bytes / our_bytes if our_bytes else None,
-            "ours_runs": len(ours.seconds),
-            "baseline_runs": len(dense.seconds),
         },
     )
 

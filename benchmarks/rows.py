@@ -1,7 +1,7 @@
 """The rows of a benchmark, the table that people read and the JSON that programs read."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import machine
+from benchmarks.measure import Samples, machine
 
 WIDTH = 150
 
@@ -30,6 +30,20 @@ class Row:
     sizes: dict[str, Any]
     goal: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def between(cls, name: str, ours: Samples, baseline: Samples, memory: Sequence[int], **given: Any) -> "Row":
+        """A row of medians that were measured in turns; `given` says the ratio, the sizes, the goal, and what else."""
+        counts = {"ours_runs": len(ours.seconds), "baseline_runs": len(baseline.seconds)}
+        return cls(
+            name=name,
+            ours_s=ours.median,
+            baseline_s=baseline.median,
+            ours_bytes=memory[0],
+            baseline_bytes=memory[1],
+            extra=given.pop("extra", {}) | counts,
+            **given,
+        )
 
     def plain(self) -> dict[str, Any]:
         values = asdict(self)

@@ -49,22 +49,20 @@ def _against_product(shape: dict[str, int], features: Sequence[int], device: str
         cases += pair.values()
     say("sae: memory")
     memory = peaks(cases, device=device)
-    return [_product_row(shape | {"features": F}, times[i], *memory[2 * i : 2 * i + 2]) for i, F in enumerate(features)]
+    return [_product_row(shape | {"features": F}, times[i], memory[2 * i : 2 * i + 2]) for i, F in enumerate(features)]
 
 
-def _product_row(sizes: dict[str, int], times: dict[str, Samples], step_bytes: int, product_bytes: int) -> Row:
+def _product_row(sizes: dict[str, int], times: dict[str, Samples], memory: Sequence[int]) -> Row:
     step, product = times["dictionary_step"], times["encoder_product"]
-    return Row(
-        name=f"F={sizes['features']}",
+    return Row.between(
+        f"F={sizes['features']}",
+        step,
+        product,
+        memory,
         ratio=step.median / product.median,
         ratio_is="training step / its encoder product x @ W_enc.T",
-        ours_s=step.median,
-        baseline_s=product.median,
-        ours_bytes=step_bytes,
-        baseline_bytes=product_bytes,
         sizes=_shown(sizes),
         goal=GOAL,
-        extra={"ours_runs": len(step.seconds), "baseline_runs": len(product.seconds)},
     )
 
 

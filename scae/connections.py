@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from scae.kernels.code import rows_of
 from scae.sites import Site, precedes
 from scae.typing import Int, Tensor
 from scae.whole_files import write
@@ -73,8 +74,7 @@ class Inputs:
 
     @property
     def down(self) -> Int[Tensor, " edge"]:
-        counts = self.crow.diff()
-        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        return rows_of(self.crow, len(self.up))
 
     def __len__(self) -> int:
         return len(self.up)

@@ -1,6 +1,6 @@
 """One sparse dictionary: encoder, activation, decoder, and what keeps its features alive."""
 
 from scae.dictionaries.activation import Activation, BatchTopK, ReLU, TopK
-from scae.dictionaries.dictionary import Dictionary
+from scae.dictionaries.dictionary import CHUNK_MB, Dictionary
 
-__all__ = ["Activation", "BatchTopK", "Dictionary", "ReLU", "TopK"]
+__all__ = ["CHUNK_MB", "Activation", "BatchTopK", "Dictionary", "ReLU", "TopK"]

@@ -16,6 +16,9 @@ from scae.dictionaries.activation import Activation, BatchTopK, ReLU, TopK
 from scae.kernels import Arrivals, SparseCode, arrive, decode, encode_at
 from scae.typing import Bool, Float, Int, Tensor
 
+CHUNK_MB = 32
+"""What `Dictionary.sparsify` may hold where nobody says how much; experiments say `trainer.chunk_mb`."""
+
 
 class Dictionary(nn.Module):
     """Encoder, activation and decoder of one site.
@@ -76,7 +79,7 @@ class Dictionary(nn.Module):
         arrivals: Arrivals | None = None,
         *,
         auxk: AuxK | None = None,
-        chunk_mb: int = 32,
+        chunk_mb: int = CHUNK_MB,
     ) -> tuple[SparseCode, SparseCode | None]:
         """The code of the live tokens, and that of the dead features where `auxk` asks for one and there are any.
 

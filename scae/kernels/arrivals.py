@@ -1,11 +1,11 @@
 """What arrives at the features of one site along its connections, as a value that the other operations can hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from scae.kernels.code import SparseCode, rows_of
+from scae.kernels.code import SparseCode
 from scae.kernels.edges import Edges
 from scae.typing import Float, Int, Tensor
 
@@ -29,14 +29,6 @@ class Upstream:
             col.append(code.col + features)
             entries, features = entries + len(code.col), features + code.n_features
         return cls(torch.stack(crow), torch.cat(col), torch.cat([code.value for code in codes]))
-
-    def dense(self, tokens: int, n_up: int) -> Float[Tensor, "token up"]:
-        """The activations as a matrix; entries that no pointer covers are left out."""
-        out = self.value.new_zeros(tokens, n_up)
-        for site in self.crow:
-            start, stop = int(site[0]), int(site[-1])
-            out = out.index_put((rows_of(site, stop - start), self.col[start:stop]), self.value[start:stop])
-        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +64,7 @@ def move(
     n_heads, n_down = contributions.shape[1:]
     at_keys = contributions.reshape(windows, n_query * n_heads, n_down)
     out = contributions.new_empty(windows, n_query, n_down)
-    step = max(64, -(-n_query // 4))
-    for start in range(0, n_query, step):
-        stop = min(start + step, n_query)
+    for start, stop in _blocks(n_query):
         torch.bmm(
             mover[:, start:stop, :stop].reshape(windows, stop - start, -1),
             at_keys[:, : stop * n_heads],
@@ -90,12 +80,17 @@ def move_back(
     windows, n_query, _, n_heads = mover.shape
     at_queries = grad.view(windows, n_query, -1)
     out = grad.new_empty(windows, n_query * n_heads, grad.shape[1])
-    step = max(64, -(-n_query // 4))
-    for start in range(0, n_query, step):
-        stop = min(start + step, n_query)
+    for start, stop in _blocks(n_query):
         torch.bmm(
             mover[:, start:, start:stop].flatten(2).mT,
             at_queries[:, start:],
             out=out[:, start * n_heads : stop * n_heads],
         )
     return out.view(windows * n_query, n_heads, -1)
+
+
+def _blocks(n_query: int) -> Iterator[tuple[int, int]]:
+    """Runs of queries, four at most: measured, more of them cost more than the keys that they leave out."""
+    step = max(64, -(-n_query // 4))
+    for start in range(0, n_query, step):
+        yield start, min(start + step, n_query)

@@ -12,7 +12,7 @@ from scae.typing import Bool, Float, Int, Tensor
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """Which entries of a tokens x features matrix are stored, in CSR form; what is derived from it is derived once.
+    """Which entries of a tokens x features matrix are stored, in CSR form.
 
     crow: `[token + 1]` where each token's entries begin; col: `[nnz]` the feature of each entry.
     """
@@ -25,15 +25,6 @@ class Support:
     def row(self) -> Int[Tensor, " nnz"]:
         """The token of each entry."""
         return rows_of(self.crow, len(self.col))
-
-    @property
-    def by_feature(self) -> tuple[Int[Tensor, " feature_plus_1"], Int[Tensor, " nnz"]]:
-        """The same entries grouped by feature: where each group begins, and the entries in that order."""
-        ptr = pointers(torch.bincount(self.col, minlength=self.n_features))
-        if self.col.device.type == "cpu" and self.n_features <= 2**16:
-            # numpy sorts 16-bit keys by radix: measured faster than torch.argsort
-            return ptr, torch.from_numpy(np.argsort(self.col.numpy().astype(np.uint16), kind="stable"))
-        return ptr, torch.argsort(self.col, stable=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,3 +110,12 @@ def rows_of(crow: Int[Tensor, " row_plus_1"], nnz: int) -> Int[Tensor, " nnz"]:
     """The row of each entry."""
     rows = torch.arange(len(crow) - 1, device=crow.device)
     return torch.repeat_interleave(rows, crow.diff(), output_size=nnz)
+
+
+def by_feature(col: Int[Tensor, " nnz"], n_features: int) -> tuple[Int[Tensor, " feature_plus_1"], Int[Tensor, " nnz"]]:
+    """Entries grouped by feature: where each group begins, and the entries in that order."""
+    ptr = pointers(torch.bincount(col, minlength=n_features))
+    if col.device.type == "cpu" and n_features <= 2**16:
+        # numpy sorts 16-bit keys by radix: measured faster than torch.argsort
+        return ptr, torch.from_numpy(np.argsort(col.numpy().astype(np.uint16), kind="stable"))
+    return ptr, torch.argsort(col, stable=True)

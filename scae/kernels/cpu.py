@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from numba import njit, prange
 
-from scae.kernels.arrivals import move
-from scae.kernels.code import pointers
-from scae.kernels.edges import Edges
+from scae.kernels.arrivals import Arrivals, move
+from scae.kernels.code import SparseCode, pointers
 from scae.typing import Bool, Float, Int, Tensor
 
 
@@ -64,65 +63,50 @@ def sampled(
     return out.to(left.dtype)
 
 
-def arrive(
-    crow: Int[Tensor, "site token_plus_1"],
-    col: Int[Tensor, " nnz"],
-    value: Float[Tensor, " nnz"],
-    edges: Edges,
-    weight: Float[Tensor, "edge head"],
-    mover: Float[Tensor, " token"] | Float[Tensor, "window query key head"],
-) -> Float[Tensor, "token down"]:
+def arrive(arrivals: Arrivals) -> Float[Tensor, "token down"]:
     """See `reference.arrive`; walks the out-edges of the features that fired, then moves all of it at once."""
-    value, weight, wide_mover = _wide(value), _wide(weight), _wide(mover)
-    walk = _array(crow), _array(col), _array(value), _array(edges.ptr), _array(edges.down), _array(weight)
+    up, edges, mover, weight = arrivals.upstream, arrivals.edges, _wide(arrivals.mover), _wide(arrivals.weight)
+    fired = _array(up.crow), _array(up.col), _array(_wide(up.value))
+    walk = *fired, _array(edges.ptr), _array(edges.down), _array(weight)
+    n_tokens = up.crow.shape[1] - 1
     if mover.ndim == 1:
-        out = value.new_empty(crow.shape[1] - 1, edges.n_down)
-        _arrive_in_place(*walk, _array(wide_mover), _array(out))
+        out = weight.new_empty(n_tokens, edges.n_down)
+        _arrive_in_place(*walk, _array(mover), _array(out))
     else:
-        contributions = value.new_empty(crow.shape[1] - 1, weight.shape[1], edges.n_down)
+        contributions = weight.new_empty(n_tokens, weight.shape[1], edges.n_down)
         _spread(*walk, _array(contributions), numba.get_num_threads())
-        out = move(wide_mover, contributions)
-    return out.to(mover.dtype)
+        out = move(mover, contributions)
+    return out.to(arrivals.mover.dtype)
 
 
-def arrive_backward(
-    crow: Int[Tensor, "site token_plus_1"],
-    col: Int[Tensor, " nnz"],
-    value: Float[Tensor, " nnz"],
-    edges: Edges,
-    weight: Float[Tensor, "edge head"],
-    mover: Float[Tensor, " token"] | Float[Tensor, "window query key head"],
-    at_crow: Int[Tensor, " token_plus_1"],
-    at_col: Int[Tensor, " at"],
-    grad: Float[Tensor, " at"],
-) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "edge head"]]:
+def arrive_backward(arrivals: Arrivals, grad: SparseCode) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "edge head"]]:
     """See `reference.arrive_backward`; walks the in-edges of the features that have a gradient."""
-    chunks = numba.get_num_threads()
-    by_down = _wide(weight).index_select(0, edges.to_down)
+    edges, mover, chunks = arrivals.edges, _wide(arrivals.mover), numba.get_num_threads()
+    by_down = _wide(arrivals.weight).index_select(0, edges.to_down)
     in_edges = _array(edges.down_ptr), _array(edges.up_by_down), _array(by_down)
-    up = _array(crow), _array(col), _array(_wide(value))
-    at = _array(at_crow), _array(at_col), _array(_wide(grad))
+    up = arrivals.upstream
+    crow, col, value = _array(up.crow), _array(up.col), _array(_wide(up.value))
+    at_crow, at_col, at_value = _array(grad.crow), _array(grad.col), _array(_wide(grad.value))
+    grad_value = by_down.new_zeros(len(value))
     if mover.ndim == 1:
-        grad_value = torch.zeros_like(value, dtype=by_down.dtype)
         partial_weight = by_down.new_zeros(chunks, len(edges))
         _arrive_in_place_backward(
-            *up, edges.n_up, *in_edges, *at, _array(_wide(mover)), _array(grad_value), _array(partial_weight)
-        )
+            crow, col, value, edges.n_up, *in_edges, at_crow, at_col, at_value, _array(mover),
+            _array(grad_value), _array(partial_weight),
+        )  # fmt: skip
         grad_by_down = partial_weight.sum(0)[:, None]
     else:
-        window = mover.shape[1]
-        up_ptr, up_pos, up_entry = _by_window(*up[:2], window, edges.n_up)
-        at_ptr, at_pos, at_entry = _by_window(at[0][None], at[1], window, edges.n_down)
+        up_ptr, up_pos, up_entry = _by_window(crow, col, arrivals.window, edges.n_up)
+        at_ptr, at_pos, at_entry = _by_window(at_crow[None], at_col, arrivals.window, edges.n_down)
         partial_value = by_down.new_zeros(chunks, len(up_entry))
         grad_by_down = torch.zeros_like(by_down)
         _arrive_backward(
-            up_ptr, up_pos, up[2][up_entry], *in_edges, at_ptr, at_pos, at[2][at_entry],
-            _array(_wide(mover).flatten(2)), _array(partial_value), _array(grad_by_down),
+            up_ptr, up_pos, value[up_entry], *in_edges, at_ptr, at_pos, at_value[at_entry], _array(mover.flatten(2)),
+            _array(partial_value), _array(grad_by_down),
         )  # fmt: skip
-        grad_value = torch.zeros_like(value, dtype=by_down.dtype)
         _ungroup(_array(partial_value), up_entry, _array(grad_value))
     grad_weight = grad_by_down.index_select(0, edges.to_up)
-    return grad_value.to(value.dtype), grad_weight.to(weight.dtype)
+    return grad_value.to(up.value.dtype), grad_weight.to(arrivals.weight.dtype)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The sparse operations on an NVIDIA GPU, as Triton kernels over raw tensors.
 
 Work is proportional to the entries that exist, nothing is larger than an input or an output, and every sum is taken in
-one fixed order, without atomics, so that repeated runs agree bit for bit. Sums are kept in float32, of
-float64 in float64, and given back in the dtype of the input. (`no_type_check`: Triton compiles the source of a
+one fixed order, without atomics, so that repeated runs agree bit for bit. Sums are kept in float32, those of float64
+in float64, and given back in the dtype of the input. (`no_type_check`: Triton compiles the source of a
 function, and not what a run-time type checker makes of it.)
 
 Tiles are small so that many programs are resident: the walks wait for loads that depend on loads. The sizes follow
@@ -15,8 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-from scae.kernels.arrivals import move, move_back
-from scae.kernels.code import pointers, rows_of
+from scae.kernels.arrivals import Arrivals, move, move_back
+from scae.kernels.code import SparseCode, pointers, rows_of
 from scae.kernels.edges import Edges
 from scae.typing import Bool, Float, Int, Tensor
 
@@ -138,35 +138,18 @@ def spread_backward(
     return grad_value, grad_weight
 
 
-def arrive(
-    crow: Int[Tensor, "site token_plus_1"],
-    col: Int[Tensor, " nnz"],
-    value: Float[Tensor, " nnz"],
-    edges: Edges,
-    weight: Float[Tensor, "edge head"],
-    mover: Float[Tensor, " token"] | Float[Tensor, "window query key head"],
-) -> Float[Tensor, "token down"]:
+def arrive(arrivals: Arrivals) -> Float[Tensor, "token down"]:
     """See `reference.arrive`."""
-    contributions = spread(crow, col, value, edges, weight)
+    up, mover = arrivals.upstream, arrivals.mover
+    contributions = spread(up.crow, up.col, up.value, arrivals.edges, arrivals.weight)
     return mover[:, None] * contributions[:, 0] if mover.ndim == 1 else move(mover, contributions)
 
 
-def arrive_backward(
-    crow: Int[Tensor, "site token_plus_1"],
-    col: Int[Tensor, " nnz"],
-    value: Float[Tensor, " nnz"],
-    edges: Edges,
-    weight: Float[Tensor, "edge head"],
-    mover: Float[Tensor, " token"] | Float[Tensor, "window query key head"],
-    at_crow: Int[Tensor, " token_plus_1"],
-    at_col: Int[Tensor, " at"],
-    grad: Float[Tensor, " at"],
-) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "edge head"]]:
+def arrive_backward(arrivals: Arrivals, grad: SparseCode) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "edge head"]]:
     """See `reference.arrive_backward`; the gradient is laid out densely, as wide as the pre-activations are."""
-    dense = grad.new_zeros(len(at_crow) - 1, edges.n_down)
-    dense[rows_of(at_crow, len(at_col)), at_col] = grad
+    up, mover, dense = arrivals.upstream, arrivals.mover, grad.dense()
     moved_back = (mover[:, None] * dense)[:, None] if mover.ndim == 1 else move_back(mover, dense)
-    return spread_backward(crow, col, value, edges, weight, moved_back)
+    return spread_backward(up.crow, up.col, up.value, arrivals.edges, arrivals.weight, moved_back)
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:

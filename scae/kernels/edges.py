@@ -1,9 +1,10 @@
 """The connections into one site, in the orders in which the kernels walk them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
+from scae.kernels.code import pointers, rows_of
 from scae.typing import Int, Tensor
 
 
@@ -33,11 +34,11 @@ class Edges:
     def from_csr(cls, crow: Int[Tensor, " down_plus_1"], up: Int[Tensor, " edge"], n_up: int) -> "Edges":
         """crow: where the in-edges of each downstream feature begin; up: their upstream features, below `n_up`."""
         crow, up = crow.long(), up.long()
-        down = torch.repeat_interleave(torch.arange(len(crow) - 1, device=up.device), crow.diff(), output_size=len(up))
+        down = rows_of(crow, len(up))
         to_up = torch.argsort(up, stable=True)
         to_down = torch.empty_like(to_up)
         to_down[to_up] = torch.arange(len(to_up), device=up.device)
-        ptr = torch.cat([crow.new_zeros(1), torch.bincount(up, minlength=n_up).cumsum(0)])
+        ptr = pointers(torch.bincount(up, minlength=n_up))
         return cls(ptr, up[to_up], down[to_up], crow, up, to_down, to_up)
 
     def from_sources(self) -> tuple["Edges", Int[Tensor, " source"]]:
@@ -48,7 +49,7 @@ class Edges:
     @property
     def tensors(self) -> list[Tensor]:
         """The fields, in their order: what an operation of torch takes."""
-        return [self.ptr, self.up, self.down, self.down_ptr, self.up_by_down, self.to_down, self.to_up]
+        return [getattr(self, field.name) for field in fields(self)]
 
     @property
     def n_up(self) -> int:

@@ -17,8 +17,8 @@ from types import ModuleType
 import torch
 from torch.library import custom_op, register_autocast
 
-from scae.kernels.arrivals import Arrivals
-from scae.kernels.code import SparseCode, Support
+from scae.kernels.arrivals import Arrivals, Upstream
+from scae.kernels.code import SparseCode, Support, by_feature, rows_of
 from scae.kernels.edges import Edges
 from scae.typing import Bool, Float, Tensor
 
@@ -104,23 +104,11 @@ def _(pre, k, live):
     return crow, pre.new_empty(entries, dtype=torch.int64), pre.new_empty(entries)
 
 
-@custom_op("scae::bag", mutates_args=())
-def _bag(value: Tensor, table: Tensor, crow: Tensor, col: Tensor) -> Tensor:
-    """`dense matrix of the entries @ table`."""
-    return backend_for(table).bag(crow, col, value[:, None], table[:, None])[:, 0].contiguous()
-
-
-@_bag.register_fake
-def _(value, table, crow, col):
-    return table.new_empty(crow.shape[0] - 1, table.shape[1])
-
-
 @custom_op("scae::bag_transposed", mutates_args=())
 def _bag_transposed(value: Tensor, table: Tensor, crow: Tensor, col: Tensor, n_features: int) -> Tensor:
     """`dense matrix of the entries, transposed, @ table`."""
-    support = Support(crow, col, n_features)
-    ptr, order = support.by_feature
-    entries = support.row[order], value[order, None], table[:, None]
+    ptr, order = by_feature(col, n_features)
+    entries = rows_of(crow, len(col))[order], value[order, None], table[:, None]
     return backend_for(table).bag(ptr, *entries)[:, 0].contiguous()
 
 
@@ -142,7 +130,8 @@ def _(left, right, crow, col):
 
 @custom_op("scae::decode", mutates_args=())
 def _decode(value: Tensor, decoder: Tensor, crow: Tensor, col: Tensor) -> Tensor:
-    return _bag(value, decoder, crow, col)
+    """`dense matrix of the entries @ decoder`."""
+    return backend_for(decoder).bag(crow, col, value[:, None], decoder[:, None])[:, 0].contiguous()
 
 
 _decode.register_fake(lambda value, decoder, crow, col: decoder.new_empty(crow.shape[0] - 1, decoder.shape[1]))
@@ -170,7 +159,7 @@ def _encode_at_backward(ctx, grad):
     x, encoder, bias, crow, col = ctx.saved_tensors
     grad_x = grad_encoder = grad_bias = None
     if ctx.needs_input_grad[1]:
-        grad_x = _bag(grad, encoder, crow, col)
+        grad_x = _decode(grad, encoder, crow, col)
     if ctx.needs_input_grad[2]:
         grad_encoder = _bag_transposed(grad, x, crow, col, encoder.shape[0])
     if ctx.needs_input_grad[3]:
@@ -188,7 +177,8 @@ def _arrive(
     up_crow: Tensor, up_col: Tensor, up_value: Tensor, weight: Tensor, mover: Tensor,
     edges: Sequence[Tensor],
 ) -> Tensor:  # fmt: skip
-    return backend_for(weight).arrive(up_crow, up_col, up_value, Edges(*edges), weight, mover)
+    arrivals = Arrivals(Upstream(up_crow, up_col, up_value), Edges(*edges), weight, mover)
+    return backend_for(weight).arrive(arrivals)
 
 
 @_arrive.register_fake
@@ -215,8 +205,9 @@ def _arrived_at_backward(
     grad: Tensor, up_value: Tensor, weight: Tensor, crow: Tensor, col: Tensor, up_crow: Tensor, up_col: Tensor,
     mover: Tensor, edges: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    up = up_crow, up_col, up_value
-    return backend_for(weight).arrive_backward(*up, Edges(*edges), weight, mover, crow, col, grad)
+    arrivals = Arrivals(Upstream(up_crow, up_col, up_value), Edges(*edges), weight, mover)
+    at = SparseCode(Support(crow, col, arrivals.edges.n_down), grad)
+    return backend_for(weight).arrive_backward(arrivals, at)
 
 
 @_arrived_at_backward.register_fake
@@ -267,6 +258,6 @@ _edge_weights.register_autograd(
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2], *inputs[2]),
 )
 
-for _operation in (_largest, _bag, _bag_transposed, _sampled, _decode, _encode_at, _arrive, _arrived_at, _edge_weights):
+for _operation in (_largest, _bag_transposed, _sampled, _decode, _encode_at, _arrive, _arrived_at, _edge_weights):
     for _device in ("cpu", "cuda"):
         register_autocast(_operation, _device, torch.float32)

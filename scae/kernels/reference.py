@@ -2,9 +2,8 @@
 
 import torch
 
-from scae.kernels.arrivals import Upstream
-from scae.kernels.code import rows_of
-from scae.kernels.edges import Edges
+from scae.kernels.arrivals import Arrivals
+from scae.kernels.code import SparseCode, pointers, rows_of
 from scae.typing import Bool, Float, Int, Tensor
 
 
@@ -15,8 +14,7 @@ def largest(
     col = pre.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
     value = pre.gather(1, col)
     keep = (value > 0) & live[:, None]
-    crow = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.sum(1).cumsum(0)])
-    return crow, col[keep], value[keep]
+    return pointers(keep.sum(1)), col[keep], value[keep]
 
 
 def bag(
@@ -40,51 +38,39 @@ def sampled(
     return (left[rows_of(crow, len(col))] * right[col]).sum(-1)
 
 
-def arrive(
-    crow: Int[Tensor, "site token_plus_1"],
-    col: Int[Tensor, " nnz"],
-    value: Float[Tensor, " nnz"],
-    edges: Edges,
-    weight: Float[Tensor, "edge head"],
-    mover: Float[Tensor, " token"] | Float[Tensor, "window query key head"],
-) -> Float[Tensor, "token down"]:
+def arrive(arrivals: Arrivals) -> Float[Tensor, "token down"]:
     """`einsum("wqkh,wkj,ijh->wqi", mover, activations, matrix of the weights)`; with one factor a token, times that."""
-    activations, matrix = Upstream(crow, col, value).dense(crow.shape[1] - 1, edges.n_up), _matrix(edges, weight)
+    mover, (activations, matrix) = arrivals.mover, _dense(arrivals)
     if mover.ndim == 1:
         return mover[:, None] * (activations @ matrix[..., 0].T)
     by_window = activations.view(*mover.shape[:2], -1)
     return torch.einsum("wqkh,wkj,ijh->wqi", mover, by_window, matrix).flatten(0, 1)
 
 
-def arrive_backward(
-    crow: Int[Tensor, "site token_plus_1"],
-    col: Int[Tensor, " nnz"],
-    value: Float[Tensor, " nnz"],
-    edges: Edges,
-    weight: Float[Tensor, "edge head"],
-    mover: Float[Tensor, " token"] | Float[Tensor, "window query key head"],
-    at_crow: Int[Tensor, " token_plus_1"],
-    at_col: Int[Tensor, " at"],
-    grad: Float[Tensor, " at"],
-) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "edge head"]]:
-    """The gradients of `arrive` with respect to `value` and `weight`, where its own gradient is the sparse matrix
-    `at_crow, at_col, grad` and zero elsewhere."""
-    n_tokens = len(at_crow) - 1
-    activations, matrix = Upstream(crow, col, value).dense(n_tokens, edges.n_up), _matrix(edges, weight)
-    grad_arrived = grad.new_zeros(n_tokens, edges.n_down).index_put((rows_of(at_crow, len(at_col)), at_col), grad)
+def arrive_backward(arrivals: Arrivals, grad: SparseCode) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "edge head"]]:
+    """The gradients of `arrive` with respect to the values upstream and the weights, where its own gradient is `grad`,
+    zero at the entries that are not stored."""
+    up, edges, mover, (activations, matrix) = arrivals.upstream, arrivals.edges, arrivals.mover, _dense(arrivals)
     if mover.ndim == 1:
-        moved_back = (mover[:, None] * grad_arrived)[:, None]
+        moved_back = (mover[:, None] * grad.dense())[:, None]
     else:
-        by_window = grad_arrived.view(*mover.shape[:2], -1)
+        by_window = grad.dense().view(*mover.shape[:2], -1)
         moved_back = torch.einsum("wqkh,wqi->wkhi", mover, by_window).flatten(0, 1)
     grad_activations = torch.einsum("nhi,ijh->nj", moved_back, matrix)
-    grad_value = torch.zeros_like(value)
-    for site in crow:
+    grad_value = torch.zeros_like(up.value)
+    for site in up.crow:
         covered = slice(int(site[0]), int(site[-1]))
-        grad_value[covered] = grad_activations[rows_of(site, covered.stop - covered.start), col[covered]]
+        grad_value[covered] = grad_activations[rows_of(site, covered.stop - covered.start), up.col[covered]]
     grad_matrix = torch.einsum("nhi,nj->ijh", moved_back, activations)
     return grad_value, grad_matrix[edges.down, edges.up]
 
 
-def _matrix(edges: Edges, weight: Float[Tensor, "edge head"]) -> Float[Tensor, "down up head"]:
-    return weight.new_zeros(edges.n_down, edges.n_up, weight.shape[1]).index_put((edges.down, edges.up), weight)
+def _dense(arrivals: Arrivals) -> tuple[Float[Tensor, "token up"], Float[Tensor, "down up head"]]:
+    """The activations and the weights as matrices; entries that no pointer covers are left out."""
+    up, edges, weight = arrivals.upstream, arrivals.edges, arrivals.weight
+    activations = up.value.new_zeros(up.crow.shape[1] - 1, edges.n_up)
+    for site in up.crow:
+        covered = slice(int(site[0]), int(site[-1]))
+        activations[rows_of(site, covered.stop - covered.start), up.col[covered]] = up.value[covered]
+    matrix = weight.new_zeros(edges.n_down, edges.n_up, weight.shape[1])
+    return activations, matrix.index_put((edges.down, edges.up), weight)

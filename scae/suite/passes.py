@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from scae.kernels import Arrivals, SparseCode, Upstream
+from scae.kernels import Arrivals, SparseCode, Upstream, arrive
 from scae.lm import Trace
 from scae.sites import Site, levels
 from scae.suite.output import SuiteOutput
@@ -82,7 +82,8 @@ def pruned(suite: Suite, trace: Trace, observe: Observe | None = None) -> SuiteO
                 shifted = suite[site].shift(_tokens(suite.lm.paths.read(site, base, trace)))
                 arrivals = _arrivals(suite, site, codes, trace)
                 if observe is not None:
-                    observe(site, suite[site].preactivations(shifted), suite[site].preactivations(shifted, arrivals))
+                    alone = suite[site].preactivations(shifted)
+                    observe(site, alone, alone if arrivals is None else alone + arrive(arrivals))
                 collector.replace(site, shifted, arrivals)
         for site in level:
             base = base + _constant_part(suite, site, trace)

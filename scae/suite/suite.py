@@ -7,7 +7,7 @@ from torch import nn
 
 from scae.config import AuxK, Sae
 from scae.connections import Connections, Layout
-from scae.dictionaries import Dictionary
+from scae.dictionaries import CHUNK_MB, Dictionary
 from scae.lm import LanguageModel, LinearPaths, Trace
 from scae.sites import Site
 from scae.suite.wiring import Wiring
@@ -26,7 +26,7 @@ class Suite(nn.Module):
     chunk_mb: what the pre-activations of a site, and what its connections need on the way to them, may take at a time.
     """
 
-    chunk_mb: int = 32
+    chunk_mb: int = CHUNK_MB
 
     def __init__(self, dictionaries: dict[Site, Dictionary], lm: LanguageModel, *, auxk: AuxK | None = None) -> None:
         super().__init__()
