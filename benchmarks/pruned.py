@@ -1,5 +1,6 @@
 """One finetuning step of the pruned pass against the same step in the dense formulation."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,40 +12,27 @@ from benchmarks.worker import Case, peaks
 
 TOLERANCE = 1e-5
 GOAL = ">= 100, 1/5 memory"
-METHODS = {"contribution": "chosen connections"}
 
 
 def run(*, quick: bool, device: str, sizes: Sizes | None = None, rounds: int = 7) -> list[Row]:
-    """A row for each way to choose connections."""
+    """One row, on connections chosen by contribution: their upstream features are popular, as in real suites."""
     sizes = sizes or (QUICK if quick else Sizes())
-    cases: list[Case] = []
-    times: list[Samples] = []
     with TemporaryDirectory() as folder:
-        for method, name in METHODS.items():
-            say(f"pruned: {name}")
-            path = write_connections(sizes, method, str(Path(folder) / f"{method}.safetensors"), device)
-            ours, dense = _pair(sizes, path, device)
-            pair = interleaved(
-                {"ours": ours.make(), "dense": dense.make()}, device=device, rounds=3 if quick else rounds
-            )
-            say(f"pruned: {pair['ours'].median:.3g} s, dense {pair['dense'].median:.3g} s")
-            times += [pair["ours"], pair["dense"]]
-            cases += [ours, Case(dense.build, dense.values, warm=pair["dense"].median < PATIENCE_S)]
-        say("pruned: memory")
-        memory = peaks(cases, device=device)
-    pairs = [slice(2 * i, 2 * i + 2) for i in range(len(METHODS))]
-    return [_row(name, sizes, times[at], memory[at]) for name, at in zip(METHODS.values(), pairs, strict=True)]
+        path = write_connections(sizes, "contribution", str(Path(folder) / "chosen.safetensors"), device)
+        values = {"sizes": sizes.plain(), "connections": path, "device": device}
+        ours = Case("suite_steps.suite_step", values | {"mode": "pruned"})
+        dense = Case("suite_steps.dense_step", values)
+        made = {"ours": ours.make(), "dense": dense.make()}
+        times = interleaved(made, device=device, rounds=3 if quick else rounds)
+        say(f"pruned: {times['ours'].median:.3g} s, dense {times['dense'].median:.3g} s, now memory")
+        memory = peaks([ours, replace(dense, warm=times["dense"].median < PATIENCE_S)], device=device)
+    return [_row(sizes, times["ours"], times["dense"], memory)]
 
 
-def _pair(sizes: Sizes, connections: str, device: str) -> tuple[Case, Case]:
-    values = {"sizes": sizes.plain(), "connections": connections, "device": device}
-    return Case("suite_steps.suite_step", values | {"mode": "pruned"}), Case("suite_steps.dense_step", values)
-
-
-def _row(name: str, sizes: Sizes, times: list[Samples], memory: list[int]) -> Row:
-    (ours, dense), (our_bytes, dense_bytes) = times, memory
+def _row(sizes: Sizes, ours: Samples, dense: Samples, memory: list[int]) -> Row:
+    our_bytes, dense_bytes = memory
     return Row.between(
-        name,
+        "chosen connections",
         ours,
         dense,
         memory,

@@ -77,10 +77,11 @@ def pruned(suite: Suite, trace: Trace, observe: Observe | None = None) -> SuiteO
     base = trace.embed
     codes: list[SparseCode] = []  # of the levels before
     for level in levels(trace.outputs, parallel=suite.layout.parallel):
+        upstream = Upstream.from_codes(codes) if codes else None
         for site in level:
             if site in suite:
                 shifted = suite[site].shift(_tokens(suite.lm.paths.read(site, base, trace)))
-                arrivals = _arrivals(suite, site, codes, trace)
+                arrivals = _arrivals(suite, site, upstream, trace)
                 if observe is not None:
                     alone = suite[site].preactivations(shifted)
                     observe(site, alone, alone if arrivals is None else alone + arrive(arrivals))
@@ -91,13 +92,12 @@ def pruned(suite: Suite, trace: Trace, observe: Observe | None = None) -> SuiteO
     return collector.output()
 
 
-def _arrivals(suite: Suite, site: Site, codes: list[SparseCode], trace: Trace) -> Arrivals | None:
+def _arrivals(suite: Suite, site: Site, upstream: Upstream | None, trace: Trace) -> Arrivals | None:
     """What arrives at the features of `site` along their connections; None where there are none."""
     edges = suite.connections.edges(site)
-    if not len(edges):
+    if upstream is None or not len(edges):
         return None
-    weights, mover = suite.connections.weights(site), suite.lm.paths.mover(site, trace)
-    return Arrivals(Upstream.from_codes(codes), edges, weights, mover)
+    return Arrivals(upstream, edges, suite.connections.weights(site), suite.lm.paths.mover(site, trace))
 
 
 def _constant_part(suite: Suite, site: Site, trace: Trace) -> Stream:

@@ -87,7 +87,7 @@ CASES = st.builds(
     tokens=st.integers(1, 5),
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple),
     down=st.integers(1, 6),
-    heads=st.sampled_from([1, 3]),
+    heads=st.sampled_from([1, 3, 9]),
     width=st.integers(1, 5),
     filled=st.sampled_from([0.0, 0.4, 1.0]),
     silent=st.booleans(),
