@@ -15,7 +15,7 @@ from numba import njit, prange
 
 from scae.kernels.arrivals import Arrivals, move
 from scae.kernels.code import SparseCode, pointers
-from scae.kernels.lanes import LANES, add_scaled, dot, load, store
+from scae.kernels.lanes import in_lanes, spread, spread_backward
 from scae.typing import Bool, Float, Int, Tensor
 
 
@@ -74,7 +74,7 @@ def arrive(arrivals: Arrivals) -> Float[Tensor, "token down"]:
         _arrive_in_place(*walk, _array(weight), _array(mover), _array(out))
     else:
         contributions = weight.new_empty(n_tokens, weight.shape[1], edges.n_down)
-        _spread(*walk, _array(_in_lanes(weight)), _array(contributions), numba.get_num_threads())
+        spread(*walk, _array(in_lanes(weight)), _array(contributions), numba.get_num_threads())
         out = move(mover, contributions)
     return out.to(arrivals.mover.dtype)
 
@@ -98,13 +98,13 @@ def arrive_backward(arrivals: Arrivals, grad: SparseCode) -> tuple[Float[Tensor,
         up_ptr, up_pos, up_entry = _by_window(crow, col, arrivals.window, edges.n_up)
         at_ptr, at_pos, at_entry = _by_window(at_crow[None], at_col, arrivals.window, edges.n_down)
         partial_value = by_down.new_zeros(chunks, len(up_entry))
-        in_lanes = _in_lanes(by_down)
-        grad_in_lanes = torch.zeros_like(in_lanes)
-        _arrive_backward(
-            up_ptr, up_pos, value[up_entry], *in_edges, _array(in_lanes), at_ptr, at_pos, at_value[at_entry],
-            _array(_in_lanes(mover).flatten(2)), _array(partial_value), _array(grad_in_lanes),
+        by_lane = in_lanes(by_down)
+        grad_by_lane = torch.zeros_like(by_lane)
+        spread_backward(
+            up_ptr, up_pos, value[up_entry], *in_edges, _array(by_lane), at_ptr, at_pos, at_value[at_entry],
+            _array(in_lanes(mover).flatten(2)), _array(partial_value), _array(grad_by_lane),
         )  # fmt: skip
-        grad_by_down = grad_in_lanes[:, : by_down.shape[1]]
+        grad_by_down = grad_by_lane[:, : by_down.shape[1]]
         _ungroup(_array(partial_value), up_entry, _array(grad_value))
     grad_weight = grad_by_down.index_select(0, edges.to_up)
     return grad_value.to(up.value.dtype), grad_weight.to(arrivals.weight.dtype)
@@ -113,12 +113,6 @@ def arrive_backward(arrivals: Arrivals, grad: SparseCode) -> tuple[Float[Tensor,
 def _wide(tensor: Tensor) -> Tensor:
     """float32 in place of the half precisions, which numba does not know."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
-
-
-def _in_lanes(heads: Float[Tensor, "*rows head"]) -> Float[Tensor, "*rows lane"]:
-    """As many heads as fill the lanes, those that there are not zero."""
-    missing = -heads.shape[-1] % LANES
-    return F.pad(heads, (0, missing)) if missing else heads
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -229,27 +223,6 @@ def _arrive_in_place(crow, col, value, ptr, down, weight, factor, out):
 
 @njit(parallel=True, cache=True, fastmath=True)
 @no_type_check
-def _spread(crow, col, value, ptr, down, weight, out, chunks):
-    n_tokens, n_heads, n_down = out.shape
-    width = weight.shape[1]
-    for chunk in prange(chunks):
-        heads_last = np.empty((n_down, width), dtype=out.dtype)  # stays in cache while a token is walked
-        for n in range(chunk * n_tokens // chunks, (chunk + 1) * n_tokens // chunks):
-            heads_last[:] = 0
-            for site in range(len(crow)):
-                for p in range(crow[site, n], crow[site, n + 1]):
-                    v = value[p]
-                    for e in range(ptr[col[p]], ptr[col[p] + 1]):
-                        for h in range(0, width, LANES):
-                            at = down[e] * width + h
-                            store(heads_last, at, add_scaled(load(heads_last, at), v, load(weight, e * width + h)))
-            for h in range(n_heads):
-                for i in range(n_down):
-                    out[n, h, i] = heads_last[i, h]
-
-
-@njit(parallel=True, cache=True, fastmath=True)
-@no_type_check
 def _arrive_in_place_backward(
     crow, col, value, n_up, down_ptr, up, weight, at_crow, at_col, grad, factor, grad_value, grad_weight
 ):
@@ -271,39 +244,6 @@ def _arrive_in_place_backward(
             for site in range(len(crow)):
                 for p in range(crow[site, n], crow[site, n + 1]):
                     stored[col[p]] = -1
-
-
-@njit(parallel=True, cache=True, fastmath=True)
-@no_type_check
-def _arrive_backward(up_ptr, up_pos, value, down_ptr, up, weight, at_ptr, at_pos, grad, mover, grad_value, grad_weight):
-    """A window and a downstream feature at a time: its gradient at every key and head lies open while its in-edges are
-    walked, each along the firings of its upstream feature in the window."""
-    chunks, width = len(grad_value), weight.shape[1]
-    n_windows, n_down = at_ptr.shape[0], at_ptr.shape[1] - 1
-    for chunk in prange(chunks):
-        grad_here = grad_value[chunk]
-        at_keys = np.empty(mover.shape[2], dtype=weight.dtype)
-        for w in range(n_windows):
-            for i in range(chunk, n_down, chunks):
-                first, end = at_ptr[w, i], at_ptr[w, i + 1]
-                if first == end:
-                    continue
-                keys = np.int64(at_pos[end - 1]) + 1
-                at_keys[: keys * width] = 0
-                for p in range(first, end):
-                    g, row = grad[p], mover[w, at_pos[p]]
-                    for x in range((np.int64(at_pos[p]) + 1) * width):
-                        at_keys[x] += g * row[x]
-                for e in range(down_ptr[i], down_ptr[i + 1]):
-                    for h in range(0, width, LANES):
-                        along, total = load(weight, e * width + h), load(grad_weight, e * width + h)
-                        for p in range(up_ptr[w, up[e]], up_ptr[w, up[e] + 1]):
-                            if up_pos[p] >= keys:
-                                break
-                            at_key = load(at_keys, np.int64(up_pos[p]) * width + h)
-                            grad_here[p] += dot(along, at_key)
-                            total = add_scaled(total, value[p], at_key)
-                        store(grad_weight, e * width + h, total)
 
 
 @njit(parallel=True, cache=True)

@@ -1,17 +1,23 @@
-"""Eight numbers at a time inside numba functions, which compiled Python has no words for.
+"""The two walks along edges that have a number for every head: eight heads at a time.
 
 The heads of an edge lie side by side. A loop over so few numbers is not made into vector instructions by the compiler
-(it unrolls it first), so these say it: `load`, `store`, `add_scaled`, `dot` on values of the type `Lanes`. Positions
-count elements of the flat array, which has to be contiguous; nothing checks them.
+(it unrolls it first), and compiled Python has no words for them, so `load`, `store`, `add_scaled` and `dot` say it on
+values of the type `Lanes`. Positions count elements of the flat array, which has to be contiguous; nothing checks them.
+The walks stand in this file with what they are made of: numba keeps compiled functions on disk by the content of their
+own file alone.
 """
 
 from collections.abc import Sequence
 from typing import Any, no_type_check
 
+import numpy as np
+import torch.nn.functional as F
 from llvmlite import ir
-from numba import types
+from numba import njit, prange, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
+
+from scae.typing import Float, Tensor
 
 LANES = 8
 """Of float32, one AVX register; of float64, two."""
@@ -31,6 +37,67 @@ class LanesModel(models.PrimitiveModel):
 
     def __init__(self, manager: Any, lanes: Lanes) -> None:
         super().__init__(manager, lanes, ir.VectorType(manager.lookup(lanes.dtype).get_value_type(), LANES))
+
+
+def in_lanes(heads: Float[Tensor, "*rows head"]) -> Float[Tensor, "*rows lane"]:
+    """As many heads as fill the lanes, those that there are not zero."""
+    missing = -heads.shape[-1] % LANES
+    return F.pad(heads, (0, missing)) if missing else heads
+
+
+@njit(parallel=True, cache=True, fastmath=True)
+@no_type_check
+def spread(crow, col, value, ptr, down, weight, out, chunks):
+    """`out[n, h, down]`: the activations of token n's stored features, each times its out-edges' weights at head h."""
+    n_tokens, n_heads, n_down = out.shape
+    width = weight.shape[1]
+    for chunk in prange(chunks):
+        heads_last = np.empty((n_down, width), dtype=out.dtype)  # stays in cache while a token is walked
+        for n in range(chunk * n_tokens // chunks, (chunk + 1) * n_tokens // chunks):
+            heads_last[:] = 0
+            for site in range(len(crow)):
+                for p in range(crow[site, n], crow[site, n + 1]):
+                    v = value[p]
+                    for e in range(ptr[col[p]], ptr[col[p] + 1]):
+                        for h in range(0, width, LANES):
+                            at = down[e] * width + h
+                            store(heads_last, at, add_scaled(load(heads_last, at), v, load(weight, e * width + h)))
+            for h in range(n_heads):
+                for i in range(n_down):
+                    out[n, h, i] = heads_last[i, h]
+
+
+@njit(parallel=True, cache=True, fastmath=True)
+@no_type_check
+def spread_backward(up_ptr, up_pos, value, down_ptr, up, weight, at_ptr, at_pos, grad, mover, grad_value, grad_weight):
+    """A window and a downstream feature at a time: its gradient at every key and head lies open while its in-edges are
+    walked, each along the firings of its upstream feature in the window."""
+    chunks, width = len(grad_value), weight.shape[1]
+    n_windows, n_down = at_ptr.shape[0], at_ptr.shape[1] - 1
+    for chunk in prange(chunks):
+        grad_here = grad_value[chunk]
+        at_keys = np.empty(mover.shape[2], dtype=weight.dtype)
+        for w in range(n_windows):
+            for i in range(chunk, n_down, chunks):
+                first, end = at_ptr[w, i], at_ptr[w, i + 1]
+                if first == end:
+                    continue
+                keys = np.int64(at_pos[end - 1]) + 1
+                at_keys[: keys * width] = 0
+                for p in range(first, end):
+                    g, row = grad[p], mover[w, at_pos[p]]
+                    for x in range((np.int64(at_pos[p]) + 1) * width):
+                        at_keys[x] += g * row[x]
+                for e in range(down_ptr[i], down_ptr[i + 1]):
+                    for h in range(0, width, LANES):
+                        along, total = load(weight, e * width + h), load(grad_weight, e * width + h)
+                        for p in range(up_ptr[w, up[e]], up_ptr[w, up[e] + 1]):
+                            if up_pos[p] >= keys:
+                                break
+                            at_key = load(at_keys, np.int64(up_pos[p]) * width + h)
+                            grad_here[p] += dot(along, at_key)
+                            total = add_scaled(total, value[p], at_key)
+                        store(grad_weight, e * width + h, total)
 
 
 @intrinsic
