@@ -116,7 +116,10 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
+    """What numba sees of it. Positions are unsigned: compiled loops need not ask of each whether it counts from the
+    end, which takes as long as what they do there."""
+    array = tensor.detach().contiguous().numpy()
+    return array.view(np.uint64) if array.dtype == np.int64 else array
 
 
 def _by_window(crow: np.ndarray, col: np.ndarray, window: int, n_features: int) -> tuple[np.ndarray, ...]:
@@ -126,10 +129,10 @@ def _by_window(crow: np.ndarray, col: np.ndarray, window: int, n_features: int) 
     place in `col`.
     """
     n_windows = (crow.shape[1] - 1) // window
-    sizes = (crow[:, window::window] - crow[:, :-1:window]).sum(0)
-    starts = np.concatenate([[0], sizes.cumsum()])
-    ptr = np.empty((n_windows, n_features + 1), dtype=np.int32)
-    pos, entry = np.empty(starts[-1], dtype=np.int32), np.empty(starts[-1], dtype=np.int64)
+    starts = np.zeros(n_windows + 1, dtype=np.uint64)
+    np.cumsum((crow[:, window::window] - crow[:, :-1:window]).sum(0), out=starts[1:])
+    ptr = np.empty((n_windows, n_features + 1), dtype=np.uint32)
+    pos, entry = np.empty(starts[-1], dtype=np.uint32), np.empty(starts[-1], dtype=np.uint64)
     _group(crow, col, window, starts, ptr, pos, entry)
     return ptr, pos, entry
 
@@ -167,8 +170,8 @@ def _take(bits, pre, cut, crow, col, value):
     """The entries of each row above its cut; where those are too many, the smallest of them are equal: the first ones
     are taken."""
     for n in prange(len(pre)):
-        room, at = crow[n + 1] - crow[n], crow[n]
-        row, low, ties = bits[n], cut[n], 0
+        at, end = np.int64(crow[n]), np.int64(crow[n + 1])
+        room, row, low, ties = end - at, bits[n], cut[n], 0
         above = 0
         for f in range(len(row) if room else 0):
             above += row[f] > low

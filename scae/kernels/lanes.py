@@ -58,10 +58,12 @@ def spread(crow, col, value, ptr, down, weight, out, chunks):
             for site in range(len(crow)):
                 for p in range(crow[site, n], crow[site, n + 1]):
                     v = value[p]
-                    for e in range(ptr[col[p]], ptr[col[p] + 1]):
-                        for h in range(0, width, LANES):
-                            at = down[e] * width + h
-                            store(heads_last, at, add_scaled(load(heads_last, at), v, load(weight, e * width + h)))
+                    first, end = ptr[col[p]], ptr[col[p] + 1]
+                    for h in range(0, width, LANES):
+                        for e in range(first, end):
+                            at = np.int64(down[e]) * width + h
+                            along = load(weight, np.int64(e) * width + h)
+                            store(heads_last, at, add_scaled(load(heads_last, at), v, along))
             for h in range(n_heads):
                 for i in range(n_down):
                     out[n, h, i] = heads_last[i, h]
@@ -90,14 +92,15 @@ def spread_backward(up_ptr, up_pos, value, down_ptr, up, weight, at_ptr, at_pos,
                         at_keys[x] += g * row[x]
                 for e in range(down_ptr[i], down_ptr[i + 1]):
                     for h in range(0, width, LANES):
-                        along, total = load(weight, e * width + h), load(grad_weight, e * width + h)
+                        here = np.int64(e) * width + h
+                        along, total = load(weight, here), load(grad_weight, here)
                         for p in range(up_ptr[w, up[e]], up_ptr[w, up[e] + 1]):
                             if up_pos[p] >= keys:
                                 break
                             at_key = load(at_keys, np.int64(up_pos[p]) * width + h)
                             grad_here[p] += dot(along, at_key)
                             total = add_scaled(total, value[p], at_key)
-                        store(grad_weight, e * width + h, total)
+                        store(grad_weight, here, total)
 
 
 @intrinsic
