@@ -18,18 +18,23 @@ from scae.kernels.code import SparseCode, pointers
 from scae.kernels.lanes import in_lanes, spread, spread_backward
 from scae.typing import Bool, Float, Int, Tensor
 
+BLOCK = 64
+"""Entries that are looked at again together, or not at all."""
+
 
 def largest(
     pre: Float[Tensor, "token feature"], k: int, live: Bool[Tensor, " token"]
 ) -> tuple[Int[Tensor, " token_plus_1"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
-    """See `reference.largest`; bisects for each row's cut, then takes what lies above it."""
+    """See `reference.largest`; bisects on the bits of each row's largest."""
     wide = _wide(pre)
-    bits = _array(wide).view(np.int64 if wide.dtype == torch.float64 else np.int32)
-    cut, counts = np.empty((2, len(bits)), dtype=bits.dtype)
-    _cuts(bits, k, _array(live), cut, counts)
-    crow = pointers(torch.from_numpy(counts.astype(np.int64)))
+    values, chunks = _array(wide), numba.get_num_threads()
+    bits = values.view(np.int64 if wide.dtype == torch.float64 else np.int32)
+    found, counts = np.empty((len(bits), k), dtype=np.uint32), np.empty(len(bits), dtype=np.int64)
+    groups = min(max(2 * k, BLOCK), bits.shape[1])
+    _largest(bits, k, _array(live), groups, chunks, found, counts)
+    crow = pointers(torch.from_numpy(counts))
     col, value = torch.empty(int(crow[-1]), dtype=torch.int64), wide.new_empty(int(crow[-1]))
-    _take(bits, _array(wide), cut, _array(crow), _array(col), _array(value))
+    _pack(found, values, _array(crow), _array(col), _array(value))
     return crow, col, value.to(pre.dtype)
 
 
@@ -139,51 +144,82 @@ def _by_window(crow: np.ndarray, col: np.ndarray, window: int, n_features: int) 
 
 @njit(parallel=True, cache=True)
 @no_type_check
-def _cuts(bits, k, live, cut, counts):
-    """A cut for each live row, no more than k entries above it or just that many ties too many; and how many to keep.
+def _largest(bits, k, live, groups, chunks, col, counts):
+    """The features of the k largest positive entries of each live row, in order, and how many there are.
 
-    The order of positive floats is the order of their bits, so bisection ends. At least k entries lie above `low` (or
-    all positive ones), fewer than k above `high`.
+    The order of positive floats is the order of their bits. One pass takes the largest of each group of entries; what
+    k of those exceed, k entries do, and few others: only these are looked at again.
     """
-    for n in prange(len(bits)):
-        row, low, high = bits[n], bits.dtype.type(0), bits.dtype.type(0)
-        above = 0
-        if live[n] and k > 0:
-            for f in range(len(row)):
-                high = max(high, row[f])
-                above += row[f] > low
-            while above > k and high - low > 1:
-                middle = bits.dtype.type(low + (high - low) // 2)
-                found = 0
-                for f in range(len(row)):
-                    found += row[f] > middle
-                if found >= k:
-                    low, above = middle, found
-                else:
-                    high = middle
-        cut[n], counts[n] = low, min(above, k)
+    n_rows, width = bits.shape
+    zero = bits.dtype.type(0)
+    for chunk in prange(chunks):
+        tops, kept = np.empty(groups, dtype=bits.dtype), np.empty(width, dtype=bits.dtype)
+        at = np.empty(width, dtype=np.int32)
+        for n in range(chunk * n_rows // chunks, (chunk + 1) * n_rows // chunks):
+            counts[n] = 0
+            if not live[n]:
+                continue
+            tops[:] = zero
+            for start in range(0, width, groups):
+                part = bits[n, start : start + groups]
+                for g in range(len(part)):
+                    tops[g] = max(tops[g], part[g])
+            high = tops.max()
+            bound = _cut(tops, k, k // 4, zero, high)
+            m = np.uint64(0)
+            for start in range(0, width, BLOCK):
+                part, top = bits[n, start : start + BLOCK], zero
+                for f in range(len(part)):
+                    top = max(top, part[f])
+                for f in range(len(part) if top > bound else 0):
+                    kept[m], at[m] = part[f], start + f
+                    m += np.uint64(part[f] > bound)
+            cut = _cut(kept[:m], k, 0, bound, high)
+            room = k
+            for i in range(m):
+                room -= kept[i] > cut
+            if room < 0:  # the smallest of those above are equal: the first ones are taken
+                cut, room = bits.dtype.type(cut + 1), k
+                for i in range(m):
+                    room -= kept[i] > cut
+            else:
+                room = 0
+            c = 0
+            for i in range(m):
+                tie = room > 0 and kept[i] == cut
+                if tie or kept[i] > cut:
+                    room -= tie
+                    col[n, c] = at[i]
+                    c += 1
+            counts[n] = c
+
+
+@njit(cache=True)
+@no_type_check
+def _cut(values, k, spare, low, high):
+    """What k values, and at most `spare` more, lie above; just below their smallest, where that comes too often for it;
+    `low`, where no more lie above that. None lies above `high`."""
+    above = np.int32(0)
+    for i in range(len(values)):
+        above += np.int32(values[i] > low)
+    while above > k + spare and high - low > 1:
+        middle, found = values.dtype.type(low + (high - low) // 2), np.int32(0)
+        for i in range(len(values)):
+            found += np.int32(values[i] > middle)
+        if found >= k:
+            low, above = middle, found
+        else:
+            high = middle
+    return low
 
 
 @njit(parallel=True, cache=True)
 @no_type_check
-def _take(bits, pre, cut, crow, col, value):
-    """The entries of each row above its cut; where those are too many, the smallest of them are equal: the first ones
-    are taken."""
-    for n in prange(len(pre)):
-        at, end = np.int64(crow[n]), np.int64(crow[n + 1])
-        room, row, low, ties = end - at, bits[n], cut[n], 0
-        above = 0
-        for f in range(len(row) if room else 0):
-            above += row[f] > low
-        if above > room:
-            low, ties = bits.dtype.type(low + 1), room
-            for f in range(len(row)):
-                ties -= row[f] > low
-        for f in range(len(row) if room else 0):
-            if row[f] > low or (ties > 0 and row[f] == low):
-                ties -= row[f] == low
-                col[at], value[at] = f, pre[n, f]
-                at += 1
+def _pack(col, pre, crow, out, value):
+    for n in prange(len(col)):
+        first = np.int64(crow[n])
+        for i in range(np.int64(crow[n + 1]) - first):
+            out[first + i], value[first + i] = col[n, i], pre[n, col[n, i]]
 
 
 @njit(parallel=True, cache=True, fastmath=True)

@@ -343,18 +343,23 @@ def test_tally(backend: str, case: Case) -> None:
 
 @on_each_backend
 @on_random_input
-@given(case=CASES, k=st.integers(1, 6), shift=st.sampled_from([-3.0, -0.5, 0.0, 3.0]))
-def test_largest(backend: str, case: Case, k: int, shift: float) -> None:
+@given(
+    case=CASES,
+    features=st.sampled_from([1, 6, 65, 300]),
+    share=st.floats(0, 1),
+    shift=st.sampled_from([-3, -0.5, 0, 3]),
+)
+def test_largest(backend: str, case: Case, features: int, share: float, shift: float) -> None:
     """Equal entries included: how many of them are kept is determined, which of them is not."""
     generator = torch.Generator().manual_seed(case.seed)
-    draw = case.random(generator)
-    pre = draw(case.tokens, 6) + shift
+    draw, k = case.random(generator), round(share * features)
+    pre = draw(case.tokens, features) + shift
     if case.silent:
         pre = pre.round()
     live = torch.rand(case.tokens, generator=generator) < 0.7
     with use(backend):
         code, again = largest(pre, k, live), largest(pre, k, live)
-    assert (code.n_features, code.n_tokens, code.value.requires_grad) == (6, case.tokens, False)
+    assert (code.n_features, code.n_tokens, code.value.requires_grad) == (features, case.tokens, False)
     assert torch.equal(code.value, pre[code.row, code.col])
     assert torch.equal(code.col, again.col)
     for n in range(case.tokens):
