@@ -56,8 +56,8 @@ class Dictionary(nn.Module):
         return self.W_enc.shape[0]
 
     def shift(self, x: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
-        """What the encoder rows are multiplied with."""
-        return x if self.transcoder else x - self.b_dec
+        """What the encoder rows are multiplied with. The gradient of b_dec comes from `differentiable`."""
+        return x if self.transcoder else x - self.b_dec.detach()
 
     @torch.no_grad()
     def preactivations(
@@ -109,8 +109,15 @@ class Dictionary(nn.Module):
     def differentiable(
         self, code: SparseCode, shifted: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None
     ) -> SparseCode:
-        """The same code, its values functions of `shifted`, `W_enc`, `b_enc`, and of what arrived along connections."""
-        return code.with_values(encode_at(code, shifted, self.W_enc, self.b_enc, arrivals))
+        """The same code, its values functions of `shifted`, of the parameters, and of what arrived along connections.
+
+        An autoencoder's b_dec acts as a bias of -W_enc b_dec: so its gradient is one product over all tokens, and what
+        x was read from gets none where it needs none.
+        """
+        bias = self.b_enc
+        if not self.transcoder:
+            bias = torch.addmv(bias, self.W_enc.detach(), self.b_dec, alpha=-1)
+        return code.with_values(encode_at(code, shifted, self.W_enc, bias, arrivals))
 
     def decode(self, code: SparseCode) -> Float[Tensor, "token d_model"]:
         return decode(code, self.W_dec) + self.b_dec

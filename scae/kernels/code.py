@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 
 from scae.typing import Bool, Float, Int, Tensor
@@ -110,12 +109,3 @@ def rows_of(crow: Int[Tensor, " row_plus_1"], nnz: int) -> Int[Tensor, " nnz"]:
     """The row of each entry."""
     rows = torch.arange(len(crow) - 1, device=crow.device)
     return torch.repeat_interleave(rows, crow.diff(), output_size=nnz)
-
-
-def by_feature(col: Int[Tensor, " nnz"], n_features: int) -> tuple[Int[Tensor, " feature_plus_1"], Int[Tensor, " nnz"]]:
-    """Entries grouped by feature: where each group begins, and the entries in that order."""
-    ptr = pointers(torch.bincount(col, minlength=n_features))
-    if col.device.type == "cpu" and n_features <= 2**16:
-        # numpy sorts 16-bit keys by radix: measured faster than torch.argsort
-        return ptr, torch.from_numpy(np.argsort(col.numpy().astype(np.uint16), kind="stable"))
-    return ptr, torch.argsort(col, stable=True)

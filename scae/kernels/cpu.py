@@ -57,6 +57,40 @@ def bag(
     return out.to(table.dtype)
 
 
+def bag_transposed(
+    crow: Int[Tensor, " row_plus_1"],
+    col: Int[Tensor, " nnz"],
+    value: Float[Tensor, " nnz"],
+    table: Float[Tensor, "row r"],
+    n_cols: int,
+) -> Float[Tensor, "col r"]:
+    """See `reference.bag_transposed`."""
+    wide = _wide(table)
+    out = wide.new_empty(n_cols, wide.shape[1])
+    _bag_transposed(*_by_column(crow, col, n_cols), _array(_wide(value)), _array(wide), _array(out))
+    return out.to(table.dtype)
+
+
+def decode_backward(
+    crow: Int[Tensor, " row_plus_1"],
+    col: Int[Tensor, " nnz"],
+    value: Float[Tensor, " nnz"],
+    decoder: Float[Tensor, "col r"],
+    grad: Float[Tensor, "row r"],
+) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "col r"]]:
+    """See `reference.decode_backward`; every row of `grad` is read once for both."""
+    wide, wide_value = _wide(decoder), _wide(value)
+    grad_value, grad_decoder = (
+        torch.empty_like(wide_value),
+        torch.empty_like(wide, memory_format=torch.contiguous_format),
+    )
+    _decode_backward(
+        *_by_column(crow, col, len(wide)), _array(wide_value), _array(wide), _array(_wide(grad)),
+        _array(grad_value), _array(grad_decoder),
+    )  # fmt: skip
+    return grad_value.to(value.dtype), grad_decoder.to(decoder.dtype)
+
+
 def sampled(
     crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
@@ -125,6 +159,14 @@ def _array(tensor: Tensor) -> np.ndarray:
     end, which takes as long as what they do there."""
     array = tensor.detach().contiguous().numpy()
     return array.view(np.uint64) if array.dtype == np.int64 else array
+
+
+def _by_column(crow: Int[Tensor, " row_plus_1"], col: Int[Tensor, " nnz"], n_cols: int) -> tuple[np.ndarray, ...]:
+    """The entries grouped by column, then row: `[col + 1]` where each group begins, the row and place of each."""
+    ptr = np.empty((1, n_cols + 1), dtype=np.uint32)
+    row, entry = np.empty(len(col), dtype=np.uint32), np.empty(len(col), dtype=np.uint64)
+    _group(_array(crow[None]), _array(col), len(crow) - 1, np.zeros(1, dtype=np.uint64), ptr, row, entry)
+    return ptr[0], row, entry
 
 
 def _by_window(crow: np.ndarray, col: np.ndarray, window: int, n_features: int) -> tuple[np.ndarray, ...]:
@@ -232,6 +274,33 @@ def _bag(crow, col, value, table, out):
                 v = value[p, h]
                 for r in range(table.shape[2]):
                     out[i, h, r] += v * table[col[p], h, r]
+
+
+@njit(parallel=True, cache=True, fastmath=True)
+@no_type_check
+def _bag_transposed(ptr, row, entry, value, table, out):
+    for j in prange(len(out)):
+        total = out[j]
+        total[:] = 0
+        for at in range(ptr[j], ptr[j + 1]):
+            v, given = value[entry[at]], table[row[at]]
+            for r in range(len(total)):
+                total[r] += v * given[r]
+
+
+@njit(parallel=True, cache=True, fastmath=True)
+@no_type_check
+def _decode_backward(ptr, row, entry, value, decoder, grad, grad_value, grad_decoder):
+    for j in prange(len(decoder)):
+        written, total = decoder[j], grad_decoder[j]
+        total[:] = 0
+        for at in range(ptr[j], ptr[j + 1]):
+            v, given = value[entry[at]], grad[row[at]]
+            along = decoder.dtype.type(0)
+            for r in range(len(total)):
+                along += given[r] * written[r]
+                total[r] += v * given[r]
+            grad_value[entry[at]] = along
 
 
 @njit(parallel=True, cache=True, fastmath=True)

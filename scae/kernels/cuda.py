@@ -63,6 +63,30 @@ def bag(
     return out[:n_rows].to(table.dtype)
 
 
+def bag_transposed(
+    crow: Int[Tensor, " row_plus_1"],
+    col: Int[Tensor, " nnz"],
+    value: Float[Tensor, " nnz"],
+    table: Float[Tensor, "row r"],
+    n_cols: int,
+) -> Float[Tensor, "col r"]:
+    """See `reference.bag_transposed`."""
+    ptr, order = pointers(torch.bincount(col, minlength=n_cols)), torch.argsort(col, stable=True)
+    return bag(ptr, rows_of(crow, len(col))[order], value[order, None], table[:, None])[:, 0]
+
+
+def decode_backward(
+    crow: Int[Tensor, " row_plus_1"],
+    col: Int[Tensor, " nnz"],
+    value: Float[Tensor, " nnz"],
+    decoder: Float[Tensor, "col r"],
+    grad: Float[Tensor, "row r"],
+) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "col r"]]:
+    """See `reference.decode_backward`."""
+    grad_value = sampled(crow, col, grad[:, None], decoder[:, None])[:, 0]
+    return grad_value, bag_transposed(crow, col, value, grad, len(decoder))
+
+
 def sampled(
     crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],

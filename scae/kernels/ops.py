@@ -18,7 +18,7 @@ import torch
 from torch.library import custom_op, register_autocast
 
 from scae.kernels.arrivals import Arrivals, Upstream
-from scae.kernels.code import SparseCode, Support, by_feature, rows_of
+from scae.kernels.code import SparseCode, Support
 from scae.kernels.edges import Edges
 from scae.typing import Bool, Float, Tensor
 
@@ -107,25 +107,12 @@ def _(pre, k, live):
 @custom_op("scae::bag_transposed", mutates_args=())
 def _bag_transposed(value: Tensor, table: Tensor, crow: Tensor, col: Tensor, n_features: int) -> Tensor:
     """`dense matrix of the entries, transposed, @ table`."""
-    ptr, order = by_feature(col, n_features)
-    entries = rows_of(crow, len(col))[order], value[order, None], table[:, None]
-    return backend_for(table).bag(ptr, *entries)[:, 0].contiguous()
+    return backend_for(table).bag_transposed(crow, col, value, table, n_features)
 
 
 @_bag_transposed.register_fake
 def _(value, table, crow, col, n_features):
     return table.new_empty(n_features, table.shape[1])
-
-
-@custom_op("scae::sampled", mutates_args=())
-def _sampled(left: Tensor, right: Tensor, crow: Tensor, col: Tensor) -> Tensor:
-    """`(left @ right.T)` at the entries."""
-    return backend_for(left).sampled(crow, col, left[:, None], right[:, None])[:, 0].contiguous()
-
-
-@_sampled.register_fake
-def _(left, right, crow, col):
-    return left.new_empty(col.shape[0])
 
 
 @custom_op("scae::decode", mutates_args=())
@@ -137,14 +124,21 @@ def _decode(value: Tensor, decoder: Tensor, crow: Tensor, col: Tensor) -> Tensor
 _decode.register_fake(lambda value, decoder, crow, col: decoder.new_empty(crow.shape[0] - 1, decoder.shape[1]))
 
 
-def _decode_backward(ctx, grad):
-    value, decoder, crow, col = ctx.saved_tensors
-    grad_value = _sampled(grad, decoder, crow, col) if ctx.needs_input_grad[0] else None
-    grad_decoder = _bag_transposed(value, grad, crow, col, decoder.shape[0]) if ctx.needs_input_grad[1] else None
-    return grad_value, grad_decoder, None, None
+@custom_op("scae::decode_backward", mutates_args=())
+def _decode_backward(grad: Tensor, value: Tensor, decoder: Tensor, crow: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
+    return backend_for(decoder).decode_backward(crow, col, value, decoder, grad)
 
 
-_decode.register_autograd(_decode_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+_decode_backward.register_fake(
+    lambda grad, value, decoder, crow, col: (torch.empty_like(value), torch.empty_like(decoder))
+)
+
+
+def _decode_gradients(ctx, grad):
+    return *_decode_backward(grad, *ctx.saved_tensors), None, None
+
+
+_decode.register_autograd(_decode_gradients, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
 
 
 @custom_op("scae::encode_at", mutates_args=())
@@ -258,6 +252,6 @@ _edge_weights.register_autograd(
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2], *inputs[2]),
 )
 
-for _operation in (_largest, _bag_transposed, _sampled, _decode, _encode_at, _arrive, _arrived_at, _edge_weights):
+for _operation in (_largest, _bag_transposed, _decode, _encode_at, _arrive, _arrived_at, _edge_weights):
     for _device in ("cpu", "cuda"):
         register_autocast(_operation, _device, torch.float32)

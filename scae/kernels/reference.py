@@ -28,6 +28,30 @@ def bag(
     return out.index_add(0, rows_of(crow, len(col)), value[..., None] * table[col])
 
 
+def bag_transposed(
+    crow: Int[Tensor, " row_plus_1"],
+    col: Int[Tensor, " nnz"],
+    value: Float[Tensor, " nnz"],
+    table: Float[Tensor, "row r"],
+    n_cols: int,
+) -> Float[Tensor, "col r"]:
+    """`out[j] = sum of value[p] * table[row of p] over the entries p of column j`."""
+    out = table.new_zeros(n_cols, table.shape[1])
+    return out.index_add(0, col, value[:, None] * table[rows_of(crow, len(col))])
+
+
+def decode_backward(
+    crow: Int[Tensor, " row_plus_1"],
+    col: Int[Tensor, " nnz"],
+    value: Float[Tensor, " nnz"],
+    decoder: Float[Tensor, "col r"],
+    grad: Float[Tensor, "row r"],
+) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "col r"]]:
+    """The gradients with respect to `value` and `decoder` of `matrix of the entries @ decoder`, given its own."""
+    grad_value = sampled(crow, col, grad[:, None], decoder[:, None])[:, 0]
+    return grad_value, bag_transposed(crow, col, value, grad, len(decoder))
+
+
 def sampled(
     crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
