@@ -114,7 +114,7 @@ class Dictionary(nn.Module):
         An autoencoder's b_dec acts as a bias of -W_enc b_dec: so its gradient is one product over all tokens, and what
         x was read from gets none where it needs none.
         """
-        bias = self.b_enc
+        bias: Tensor = self.b_enc
         if not self.transcoder:
             bias = torch.addmv(bias, self.W_enc.detach(), self.b_dec, alpha=-1)
         return code.with_values(encode_at(code, shifted, self.W_enc, bias, arrivals))

@@ -310,8 +310,8 @@ def _sampled(crow, col, left, right, out):
         for p in range(crow[i], crow[i + 1]):
             j = col[p]
             for h in range(left.shape[1]):
-                total = left[i, h, 0] * right[j, h, 0]
-                for r in range(1, left.shape[2]):
+                total = left.dtype.type(0)
+                for r in range(left.shape[2]):
                     total += left[i, h, r] * right[j, h, r]
                 out[p, h] = total
 
