@@ -59,17 +59,15 @@ class Arrivals:
 def move(
     mover: Float[Tensor, "window query key head"], contributions: Float[Tensor, "token head down"]
 ) -> Float[Tensor, "token down"]:
-    """`einsum("wqkh,wkhi->wqi", mover, contributions)`, without the keys after each block of queries."""
+    """`einsum("wqkh,wkhi->wqi", mover, contributions)`, each block of keys for the queries from its first key on."""
     windows, n_query = mover.shape[:2]
     n_heads, n_down = contributions.shape[1:]
     at_keys = contributions.reshape(windows, n_query * n_heads, n_down)
     out = contributions.new_empty(windows, n_query, n_down)
     for start, stop in _blocks(n_query):
-        torch.bmm(
-            mover[:, start:stop, :stop].reshape(windows, stop - start, -1),
-            at_keys[:, : stop * n_heads],
-            out=out[:, start:stop],
-        )
+        later = out[:, start:]
+        moved = mover[:, start:, start:stop].flatten(2)
+        torch.baddbmm(later, moved, at_keys[:, start * n_heads : stop * n_heads], beta=min(start, 1), out=later)
     return out.flatten(0, 1)
 
 
@@ -89,8 +87,8 @@ def move_back(
     return out.view(windows * n_query, n_heads, -1)
 
 
-def _blocks(n_query: int) -> Iterator[tuple[int, int]]:
-    """Runs of queries, four at most: measured, more of them cost more than the keys that they leave out."""
-    step = max(64, -(-n_query // 4))
-    for start in range(0, n_query, step):
-        yield start, min(start + step, n_query)
+def _blocks(n: int) -> Iterator[tuple[int, int]]:
+    """Runs of positions, four at most: measured, more of them cost more than what they leave out."""
+    step = max(32, -(-n // 4))
+    for start in range(0, n, step):
+        yield start, min(start + step, n)
