@@ -25,7 +25,7 @@ BLOCK = 64
 def largest(
     pre: Float[Tensor, "token feature"], k: int, live: Bool[Tensor, " token"]
 ) -> tuple[Int[Tensor, " token_plus_1"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
-    """See `reference.largest`; bisects on the bits of each row's largest."""
+    """See `reference.largest`; bisection on the bits of what the largest of each group of entries let through."""
     wide = _wide(pre)
     values, chunks = _array(wide), numba.get_num_threads()
     bits = values.view(np.int64 if wide.dtype == torch.float64 else np.int32)
@@ -80,10 +80,7 @@ def decode_backward(
 ) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "col r"]]:
     """See `reference.decode_backward`; every row of `grad` is read once for both."""
     wide, wide_value = _wide(decoder), _wide(value)
-    grad_value, grad_decoder = (
-        torch.empty_like(wide_value),
-        torch.empty_like(wide, memory_format=torch.contiguous_format),
-    )
+    grad_value, grad_decoder = wide_value.new_empty(len(col)), wide.new_empty(wide.shape)
     _decode_backward(
         *_by_column(crow, col, len(wide)), _array(wide_value), _array(wide), _array(_wide(grad)),
         _array(grad_value), _array(grad_decoder),

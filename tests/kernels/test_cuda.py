@@ -177,6 +177,24 @@ def test_sampled(case: Case) -> None:
 @given(case=CASES)
 @example(case=FULL)
 @example(case=NOTHING)
+def test_gradients_of_a_decoding(case: Case) -> None:
+    generator = case.generator
+    kept = case.support(generator, case.tokens, case.up)
+    crow, col = case.given(pointers(kept)), case.given(kept.nonzero()[:, 1])
+    value, decoder = case.draw(generator, len(col)), case.draw(generator, case.up, case.width)
+    grad = case.draw(generator, case.tokens, case.width)
+    check(
+        case,
+        lambda: cuda.decode_backward(crow, col, value, decoder, grad),
+        (grad.double().cpu() @ decoder.double().cpu().T)[kept],
+        dense(kept, value).T @ grad.double().cpu(),
+    )
+
+
+@on_random_input
+@given(case=CASES)
+@example(case=FULL)
+@example(case=NOTHING)
 def test_spread_and_its_gradients(case: Case) -> None:
     """Of a run of tokens: the pointers are part of longer ones, and the entries of the tokens around are there too."""
     generator = case.generator
