@@ -67,7 +67,7 @@ def move(
     for start, stop in _blocks(n_query):
         later = out[:, start:]
         moved = mover[:, start:, start:stop].flatten(2)
-        torch.baddbmm(later, moved, at_keys[:, start * n_heads : stop * n_heads], beta=min(start, 1), out=later)
+        torch.baddbmm(later, moved, at_keys[:, start * n_heads : stop * n_heads], beta=int(start > 0), out=later)
     return out.flatten(0, 1)
 
 

@@ -160,24 +160,27 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def _by_column(crow: Int[Tensor, " row_plus_1"], col: Int[Tensor, " nnz"], n_cols: int) -> tuple[np.ndarray, ...]:
     """The entries grouped by column, then row: `[col + 1]` where each group begins, the row and place of each."""
-    ptr = np.empty((1, n_cols + 1), dtype=np.uint32)
-    row, entry = np.empty(len(col), dtype=np.uint32), np.empty(len(col), dtype=np.uint64)
-    _group(_array(crow[None]), _array(col), len(crow) - 1, np.zeros(1, dtype=np.uint64), ptr, row, entry)
+    ptr, row, entry = _grouped(_array(crow[None]), _array(col), np.array([0, len(crow) - 1]), n_cols)
     return ptr[0], row, entry
 
 
 def _by_window(crow: np.ndarray, col: np.ndarray, window: int, n_features: int) -> tuple[np.ndarray, ...]:
-    """The entries that `crow` covers, grouped by window, then feature, then token.
+    """The entries that `crow` covers, grouped by window, then feature, then token."""
+    return _grouped(crow, col, np.arange(0, crow.shape[1], window), n_features)
 
-    ptr: `[window, feature + 1]` where each group begins; pos: the position of each entry in its window; entry: its
-    place in `col`.
+
+def _grouped(crow: np.ndarray, col: np.ndarray, bounds: np.ndarray, n_features: int) -> tuple[np.ndarray, ...]:
+    """The entries that `crow` covers, grouped by run of tokens, `bounds[w]` to `bounds[w + 1]`, then feature, then
+    token.
+
+    ptr: `[run, feature + 1]` where each group begins; pos: the position of each entry in its run; entry: its place in
+    `col`.
     """
-    n_windows = (crow.shape[1] - 1) // window
-    starts = np.zeros(n_windows + 1, dtype=np.uint64)
-    np.cumsum((crow[:, window::window] - crow[:, :-1:window]).sum(0), out=starts[1:])
-    ptr = np.empty((n_windows, n_features + 1), dtype=np.uint32)
+    starts = np.zeros(len(bounds), dtype=np.uint64)
+    np.cumsum((crow[:, bounds[1:]] - crow[:, bounds[:-1]]).sum(0), out=starts[1:])
+    ptr = np.empty((len(bounds) - 1, n_features + 1), dtype=np.uint32)
     pos, entry = np.empty(starts[-1], dtype=np.uint32), np.empty(starts[-1], dtype=np.uint64)
-    _group(crow, col, window, starts, ptr, pos, entry)
+    _group(crow, col, bounds, starts, ptr, pos, entry)
     return ptr, pos, entry
 
 
@@ -204,7 +207,7 @@ def _largest(bits, k, live, groups, chunks, col, counts):
                 for g in range(len(part)):
                     tops[g] = max(tops[g], part[g])
             high = tops.max()
-            bound = _cut(tops, k, k // 4, zero, high)
+            bound, _ = _cut(tops, k, k // 4, zero, high)
             m = np.uint64(0)
             for start in range(0, width, BLOCK):
                 part, top = bits[n, start : start + BLOCK], zero
@@ -213,16 +216,12 @@ def _largest(bits, k, live, groups, chunks, col, counts):
                 for f in range(len(part) if top > bound else 0):
                     kept[m], at[m] = part[f], start + f
                     m += np.uint64(part[f] > bound)
-            cut = _cut(kept[:m], k, 0, bound, high)
-            room = k
-            for i in range(m):
-                room -= kept[i] > cut
-            if room < 0:  # the smallest of those above are equal: the first ones are taken
+            cut, above = _cut(kept[:m], k, 0, bound, high)
+            room = 0
+            if above > k:  # the smallest of those above are equal: the first ones are taken
                 cut, room = bits.dtype.type(cut + 1), k
                 for i in range(m):
                     room -= kept[i] > cut
-            else:
-                room = 0
             c = 0
             for i in range(m):
                 tie = room > 0 and kept[i] == cut
@@ -237,7 +236,7 @@ def _largest(bits, k, live, groups, chunks, col, counts):
 @no_type_check
 def _cut(values, k, spare, low, high):
     """What k values, and at most `spare` more, lie above; just below their smallest, where that comes too often for it;
-    `low`, where no more lie above that. None lies above `high`."""
+    `low`, where no more lie above that. None lies above `high`. And how many do lie above it."""
     above = np.int32(0)
     for i in range(len(values)):
         above += np.int32(values[i] > low)
@@ -249,7 +248,7 @@ def _cut(values, k, spare, low, high):
             low, above = middle, found
         else:
             high = middle
-    return low
+    return low, above
 
 
 @njit(parallel=True, cache=True)
@@ -353,9 +352,9 @@ def _arrive_in_place_backward(
 
 @njit(parallel=True, cache=True)
 @no_type_check
-def _group(crow, col, window, starts, ptr, pos, entry):
+def _group(crow, col, bounds, starts, ptr, pos, entry):
     for w in prange(len(ptr)):
-        first, last = w * window, (w + 1) * window
+        first, last = bounds[w], bounds[w + 1]
         fill = np.zeros(ptr.shape[1], dtype=np.int64)
         for site in range(len(crow)):
             for p in range(crow[site, first], crow[site, last]):

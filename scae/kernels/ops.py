@@ -126,6 +126,7 @@ _decode.register_fake(lambda value, decoder, crow, col: decoder.new_empty(crow.s
 
 @custom_op("scae::decode_backward", mutates_args=())
 def _decode_backward(grad: Tensor, value: Tensor, decoder: Tensor, crow: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
+    """Of `decode`: `grad @ decoder.T` at the entries, and `dense matrix of the entries, transposed, @ grad`."""
     return backend_for(decoder).decode_backward(crow, col, value, decoder, grad)
 
 
