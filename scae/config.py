@@ -114,6 +114,13 @@ class AuxK(Section):
     dead_after: Positive = Field(description="tokens without firing after which a feature counts as dead")
 
 
+class Bound(Section):
+    """No activation exceeds `margin` times the largest that its feature has in the plain pass."""
+
+    margin: Annotated[float, Field(ge=1)] | None = Field(description="null: activations are not bounded")
+    tokens: Positive = Field(description="training tokens on which the largest activations are found")
+
+
 class Sae(Section):
     """One dictionary; all sites share these settings."""
 
@@ -124,6 +131,8 @@ class Sae(Section):
         description="features a token (topk), on average over a batch (batchtopk); null for relu"
     )
     l1: Weight = Field(description="weight of the L1 norm of the activations, a token")
+    centred: bool = Field(description="whether the unit of a site subtracts its mean, as it divides by its size")
+    bound: Bound
     threshold_rate: Fraction = Field(description="step of the running mean that learns BatchTopK's inference threshold")
     auxk: AuxK
 

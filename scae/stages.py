@@ -23,7 +23,7 @@ from scae.plan import Finetuned, Plan, describe_loss
 from scae.selection import choose
 from scae.suite import Mode, Suite, choose_sites
 from scae.suite.files import load, save
-from scae.training import Place, SuiteTraining, fit, start_from_data
+from scae.training import Place, SuiteTraining, bound_from_data, fit, start_from_data
 
 log = logging.getLogger(__name__)
 FIRST_BATCHES = 8  # micro-steps that a new suite takes its biases and scales from
@@ -122,7 +122,8 @@ class Stages:
         log.info(message, len(sites), features, describe_loss(config.pretrain.loss), mode)
         steps = config.pretrain.steps * config.trainer.accumulate
         data = WindowModule(train=self.windows[0], batch_size=config.pretrain.batch_size, steps=steps, seed=config.seed)
-        start_from_data(suite, [data.batch(step, rank=0, world_size=1) for step in range(min(FIRST_BATCHES, steps))])
+        first = [data.batch(step, rank=0, world_size=1) for step in range(min(FIRST_BATCHES, steps))]
+        start_from_data(suite, first, centred=config.sae.centred)
         return self._train(suite, objective, mode, "pretrain", self.plan.pretrain.name, data, folder)
 
     def select(self, connectivity: Connectivity, folder: Path) -> dict[str, Any]:
@@ -203,6 +204,8 @@ class Stages:
         )
         self.lm.to(self.device)
         if is_first_process():
+            if name == "pretrain" and config.sae.bound.margin is not None:
+                bound_from_data(suite.to(self.device), self.sample(config.sae.bound.tokens), margin=config.sae.bound.margin)
             save(suite.to(self.device), config.sae, folder)
         return {"tokens": training.steps * tokens}
 

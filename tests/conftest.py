@@ -137,7 +137,7 @@ def trace(lm: Any, batch: tuple[Any, Any]) -> Any:
 @pytest.fixture(scope="session")
 def make_suite() -> Callable[..., Any]:
     """`make_suite(lm, activation="topk", n_features=9, sites=None, seed=0, auxk=None)`: a suite in float64, every
-    parameter random, no two sites of the same size."""
+    parameter and every unit random, half of the activations bounded, no two sites of the same size."""
 
     def make(
         lm: Any, *, activation: str = "topk", n_features: int = 9, sites: Any = None, seed: int = 0, auxk: Any = None
@@ -166,6 +166,14 @@ def make_suite() -> Callable[..., Any]:
         for parameter in suite.parameters():
             noise = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
             parameter.data = 0.4 * noise
+        for number, site in enumerate(suite.sites):
+            dictionary = suite[site]
+            for shift, unit in enumerate((dictionary.reads, dictionary.writes)):
+                shift = shift if dictionary.transcoder else 0  # an autoencoder reads and writes in one unit
+                generator.manual_seed(1000 + 2 * number + shift)
+                unit.centre.copy_(0.2 * torch.randn(unit.centre.shape, dtype=torch.float64, generator=generator))
+                unit.scale.fill_(0.6 + 0.15 * (number % 4) + 0.2 * shift)
+            dictionary.ceiling[::2] = 1 + torch.rand(dictionary.ceiling[::2].shape, generator=generator).double()
         return suite
 
     return make

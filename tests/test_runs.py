@@ -53,7 +53,8 @@ def test_weights_of_the_inputs_are_products_of_rows(opened: Any) -> None:
     for site in (Site.parse("1.mlp"), Site.parse("1.attn")):
         for feature in range(suite.layout.size(site)):
             for up, number, weight in suite.connections.inputs(site=str(site), feature=feature):
-                E, D = suite[site].W_enc[feature].detach(), suite[up].W_dec[number].detach()
+                E = suite[site].W_enc[feature].detach() / suite[site].reads.scale
+                D = suite[up].W_dec[number].detach() * suite[up].writes.scale
                 if site.kind == "attn":
                     D = sum(D @ paths.W_V[1, h] @ paths.W_O[1, h] for h in range(paths.W_O.shape[1]))
                 assert weight == pytest.approx(float(E @ D), rel=1e-4, abs=1e-6)

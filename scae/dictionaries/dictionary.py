@@ -1,9 +1,10 @@
 """One sparse dictionary: an autoencoder of a module's output, or a transcoder from a module's input to its output.
 
-pre  = W_enc (x - b_dec) + b_enc      an autoencoder: x and the reconstruction live in the same space
-pre  = W_enc x + b_enc                a transcoder: never subtract an output bias from an input
-f    = activation(pre)
-xhat = f W_dec + b_dec
+u    = (x - centre) / scale           in the unit of what it reads (see `scae.dictionaries.unit`)
+pre  = W_enc (u - b_dec) + b_enc      an autoencoder: u and the reconstruction live in the same space
+pre  = W_enc u + b_enc                a transcoder: never subtract an output bias from an input
+f    = min(activation(pre), ceiling)
+yhat = (f W_dec + b_dec) scale + centre       in the unit of what it writes
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from torch import nn
 
 from scae.config import AuxK, Sae
 from scae.dictionaries.activation import Activation, BatchTopK, ReLU, TopK
+from scae.dictionaries.unit import Unit
 from scae.kernels import Arrivals, SparseCode, arrive, decode, encode_at
 from scae.typing import Bool, Float, Int, Tensor
 
@@ -24,9 +26,12 @@ class Dictionary(nn.Module):
     """Encoder, activation and decoder of one site.
 
     W_enc: `[feature, d_model]` encoder rows; b_enc: `[feature]`; W_dec: `[feature, d_model]` decoder rows; b_dec:
-    `[d_model]`; tokens_since_fired: `[feature]`, counted over live tokens, a feature fires with a value > 0 only.
+    `[d_model]`, all in the units `reads` and `writes`, which are one for an autoencoder; ceiling: `[feature]` no
+    activation exceeds it, infinite until it is learned; tokens_since_fired: `[feature]`, counted over live tokens, a
+    feature fires with a value > 0 only.
     """
 
+    ceiling: Float[Tensor, " feature"]
     tokens_since_fired: Int[Tensor, " feature"]
 
     def __init__(self, *, d_model: int, n_features: int, activation: Activation, transcoder: bool) -> None:
@@ -38,6 +43,8 @@ class Dictionary(nn.Module):
         self.b_dec = nn.Parameter(torch.zeros(d_model))
         self.activation = activation
         self.transcoder = transcoder
+        self.reads, self.writes = Unit(d_model), Unit(d_model)
+        self.register_buffer("ceiling", torch.full((n_features,), torch.inf))
         self.register_buffer("tokens_since_fired", torch.zeros(n_features, dtype=torch.int64))
 
     @classmethod
@@ -57,7 +64,8 @@ class Dictionary(nn.Module):
 
     def shift(self, x: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
         """What the encoder rows are multiplied with. The gradient of b_dec comes from `differentiable`."""
-        return x if self.transcoder else x - self.b_dec.detach()
+        u = self.reads.enter(x)
+        return u if self.transcoder else u - self.b_dec.detach()
 
     @torch.no_grad()
     def preactivations(
@@ -92,7 +100,7 @@ class Dictionary(nn.Module):
             codes.append(self.activation(pre, live[part]))
             dead = self.dead_code(pre, live[part], k=auxk.k, dead_after=auxk.dead_after) if auxk else None
             dead_codes += [] if dead is None else [dead]
-        code = self.differentiable(SparseCode.joined(codes), shifted, arrivals)
+        code = self.bounded(self.differentiable(SparseCode.joined(codes), shifted, arrivals))
         if not dead_codes:
             return code, None
         return code, self.differentiable(SparseCode.joined(dead_codes), shifted, arrivals)
@@ -119,8 +127,17 @@ class Dictionary(nn.Module):
             bias = torch.addmv(bias, self.W_enc.detach(), self.b_dec, alpha=-1)
         return code.with_values(encode_at(code, shifted, self.W_enc, bias, arrivals))
 
+    def bounded(self, code: SparseCode) -> SparseCode:
+        """No activation above its ceiling; one that is cut there has no gradient."""
+        return code.with_values(code.value.clamp(max=self.ceiling[code.col]))
+
     def decode(self, code: SparseCode) -> Float[Tensor, "token d_model"]:
-        return decode(code, self.W_dec) + self.b_dec
+        return self.writes.leave(decode(code, self.W_dec) + self.b_dec)
+
+    @property
+    def constant(self) -> Float[Tensor, " d_model"]:
+        """What is written when no feature fires."""
+        return self.writes.leave(self.b_dec)
 
     def revive(self, dead: SparseCode) -> Float[Tensor, "token d_model"]:
         """What dead features make of the error: no bias, the error has none to explain.
@@ -129,7 +146,7 @@ class Dictionary(nn.Module):
         through the ReLU): it rises where the feature's direction lies in the error, until the feature fires there.
         """
         straight_through = dead.value + (dead.value.clamp_min(0) - dead.value).detach()
-        return decode(dead.with_values(straight_through), self.W_dec)
+        return decode(dead.with_values(straight_through), self.W_dec) * self.writes.scale
 
     @torch.no_grad()
     def dead_code(

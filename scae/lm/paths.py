@@ -87,15 +87,19 @@ class LinearPaths:
         heads = self.centre(self.W_V[site.layer].transpose(1, 2))
         return self._per_head((decoder @ heads.flatten(0, 1).T).view(len(decoder), *heads.shape[:2]), axis=1)
 
-    def mover(self, site: Site, trace: Trace) -> Float[Tensor, " token"] | Float[Tensor, "batch query key head"]:
+    def mover(
+        self, site: Site, trace: Trace, unit: Float[Tensor, ""]
+    ) -> Float[Tensor, " token"] | Float[Tensor, "batch query key head"]:
         """What takes contributions made at each position, by head, to where the features of `site` receive them.
 
-        One factor a token at an MLP; how much of each key, divided by its scale, reaches each query at attention.
+        One factor a token at an MLP; how much of each key, divided by its scale, reaches each query at attention. All
+        divided by `unit`, the size of what the dictionary takes for 1.
         """
         batch, pos = trace.live.shape
+        scales = trace.scales[site] * unit
         if site.kind == "mlp":
-            return trace.scales[site].reciprocal().flatten()
-        pattern = _pattern(trace, site) / trace.scales[site].reshape(batch, 1, 1, pos)
+            return scales.reciprocal().flatten()
+        pattern = _pattern(trace, site) / scales.reshape(batch, 1, 1, pos)
         return pattern.permute(0, 2, 3, 1).contiguous()
 
     def logits(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:

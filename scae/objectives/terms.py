@@ -1,7 +1,9 @@
-"""Loss terms. Each compares a pass over the suite with the clean run; padding and BOS never enter.
+"""Loss terms. Each compares a pass over the suite with the clean run; padding and BOS never enter, and none has a unit.
 
-recon       sum over sites of ||y - yhat||^2 / ||y - mean y||^2                  (fvu; `mse`: of the mean square)
-block_mse   mean square difference of the residual streams after later layers    (Braun et al. 2024, section 2.3)
+recon       sum over sites of ||y - yhat||^2 / ||y - mean y||^2                  (fvu)
+            sum over sites of the mean square of (y - yhat) in the site's unit   (mse)
+block_mse   mean over later layers of ||r - rhat||^2 / ||r - mean r||^2, r the residual stream
+                                                                                 (Braun et al. 2024, section 2.3)
 logit_kl    T^2 KL(p_T || q_T), model and suite, in nats a token                 (Hinton et al. 2015 for T^2)
 ce          -log q(next token), in nats a token
 sparsity    sum over sites of the L1 norm of a token's activations
@@ -60,6 +62,12 @@ def over_devices(value: Tensor) -> Tensor:
     return value / dist.get_world_size()
 
 
+def _variation(target: Float[Tensor, "live d_model"]) -> Float[Tensor, ""]:
+    """`sum ||y - mean y||^2`, its mean over devices; the mean of y is that of all of them."""
+    mean = over_devices(target.sum(0)) / over_devices(target.new_tensor(float(len(target))))
+    return over_devices((target - mean).square().sum())
+
+
 class Term(ABC):
     """One part of a loss. `weight` is what the objective multiplies it with."""
 
@@ -86,10 +94,9 @@ class Recon(Term):
         for site, reconstruction in comparison.out.reconstructions.items():
             target, ours = trace.outputs[site][trace.live], reconstruction[trace.live]
             if self.kind == "fvu":
-                mean = over_devices(target.sum(0)) / over_devices(trace.live.sum().to(target.dtype))
-                total = total + (target - ours).square().sum() / over_devices((target - mean).square().sum())
+                total = total + (target - ours).square().sum() / _variation(target)
             else:
-                total = total + F.mse_loss(ours, target)
+                total = total + ((target - ours) / comparison.out.units[site]).square().mean()
         return total
 
 
@@ -106,7 +113,8 @@ class BlockMse(Term):
         total = trace.embed.new_zeros(())
         for layer in layers:
             clean = trace.stream([site for site in paths.modules if site.layer <= layer])
-            total = total + F.mse_loss(comparison.out.residual(layer)[trace.live], clean[trace.live])
+            target, ours = clean[trace.live], comparison.out.residual(layer)[trace.live]
+            total = total + (target - ours).square().sum() / _variation(target)
         return total / len(layers)
 
 

@@ -74,8 +74,8 @@ def mean_contributions(
         n_heads, n_rows = at_keys.shape[1:]
         sums = torch.cat([tally(one.codes[up], at_keys.flatten(1)) for up in upstream])
         total = total + sums.view(-1, n_heads, n_rows)
-    readers = paths.readers(site, suite[site].W_enc[rows])
-    writers = torch.cat([paths.writers(site, suite[up].W_dec) for up in upstream])
+    readers = paths.readers(site, suite[site].W_enc[rows] / suite[site].reads.scale)
+    writers = torch.cat([paths.writers(site, suite[up].W_dec * suite[up].writes.scale) for up in upstream])
     score = torch.zeros(readers.shape[0], writers.shape[0], dtype=readers.dtype, device=readers.device)
     for h in range(readers.shape[1]):
         score += readers[:, h] @ writers[:, h].T * total[:, h].T  # type: ignore[index]

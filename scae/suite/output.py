@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from scae.kernels import SparseCode
 from scae.sites import Site
-from scae.typing import Live, Stream
+from scae.typing import Float, Live, Stream, Tensor
 
 
 @dataclass(frozen=True)
@@ -14,13 +14,15 @@ class SuiteOutput:
     embed: `[batch, pos, d_model]` the stream before the first layer; live: `[batch, pos]`; codes: by site, the
     activations of its features; outputs: what every module leaves on the stream, `[batch, pos, d_model]`: the
     reconstruction of its dictionary at live positions, the model's own output elsewhere and where there is no
-    dictionary; revived: by site, what its dead features make of the error, `[batch, pos, d_model]` (AuxK, in training).
+    dictionary; units: by site, the size of what its dictionary takes for 1; revived: by site, what its dead features make
+    of the error, `[batch, pos, d_model]` (AuxK, in training).
     """
 
     embed: Stream
     live: Live
     codes: dict[Site, SparseCode]
     outputs: dict[Site, Stream]
+    units: dict[Site, Float[Tensor, ""]] = field(default_factory=dict)
     revived: dict[Site, Stream] = field(default_factory=dict)
 
     @property

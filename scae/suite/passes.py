@@ -10,11 +10,18 @@ The pruned pass, for a feature i of an MLP site (scale s, activations f of conne
     pre_i(t) = E_i . P base(t) / s(t) + b_i + sum_j (E_i . P D_j) f_j(t) / s(t)
 
 and at an attention site the same, moved through the frozen patterns (see `scae.lm.paths`). base is the embedding plus
-the decoder biases upstream; at positions that are not live, and for modules without a dictionary, it holds the model's
-own outputs instead. With all connections the pruned pass equals the dense one, which is then the cheaper way to run it.
+what the dictionaries upstream write when nothing fires; at positions that are not live, and for modules without a
+dictionary, it holds the model's own outputs instead. With all connections the pruned pass equals the dense one, which
+is then the cheaper way to run it. E and D are the rows of the dictionaries times the units of what they read and write
+(`scae.dictionaries.unit`), so a suite computes the same whatever the size of the model's stream.
+
+Frozen scales make the passes linear in the activations, with a gain that nothing limits: where one token is far from
+everything seen in training, the errors of each module would grow from site to site. So an activation never exceeds its
+ceiling, learned from the plain pass. That holds in every pass alike, and is part of what a feature is: all invariants
+hold with it and without it (`sae.bound=null`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -32,15 +39,20 @@ Observe = Callable[[Site, Float[Tensor, "token feature"], Float[Tensor, "token f
 def plain(suite: Suite, trace: Trace) -> SuiteOutput:
     """Every dictionary reads what its module saw in the clean run."""
     collector = _Collector(suite, trace)
+    for site, x in true_inputs(suite, trace):
+        collector.replace(site, suite[site].shift(_tokens(x)))
+    return collector.output()
+
+
+def true_inputs(suite: Suite, trace: Trace) -> Iterator[tuple[Site, Stream]]:
+    """What every dictionary reads in the plain pass."""
     stream = trace.embed
     for level in levels(trace.outputs, parallel=suite.layout.parallel):
         for site in level:
             if site in suite:
-                x = trace.outputs[site] if site.kind == "attn" else suite.lm.paths.read(site, stream, trace)
-                collector.replace(site, suite[site].shift(_tokens(x)))
+                yield site, trace.outputs[site] if site.kind == "attn" else suite.lm.paths.read(site, stream, trace)
         for site in level:
             stream = stream + trace.outputs[site]
-    return collector.output()
 
 
 def spliced(suite: Suite, trace: Trace) -> SuiteOutput:
@@ -97,14 +109,15 @@ def _arrivals(suite: Suite, site: Site, upstream: Upstream | None, trace: Trace)
     edges = suite.connections.edges(site)
     if upstream is None or not len(edges):
         return None
-    return Arrivals(upstream, edges, suite.connections.weights(site), suite.lm.paths.mover(site, trace))
+    mover = suite.lm.paths.mover(site, trace, suite[site].reads.scale)
+    return Arrivals(upstream, edges, suite.connections.weights(site), mover)
 
 
 def _constant_part(suite: Suite, site: Site, trace: Trace) -> Stream:
     """What a module leaves on the stream whatever its features do."""
     if site not in suite:
         return trace.outputs[site]
-    return torch.where(trace.live[..., None], suite[site].b_dec, trace.outputs[site])
+    return torch.where(trace.live[..., None], suite[site].constant, trace.outputs[site])
 
 
 def _tokens(stream: Stream) -> Float[Tensor, "token d_model"]:
@@ -133,7 +146,8 @@ class _Collector:
         return self.outputs[site]
 
     def output(self) -> SuiteOutput:
-        return SuiteOutput(self.trace.embed, self.trace.live, self.codes, self.outputs, self.revived)
+        units = {site: self.suite[site].writes.scale for site in self.codes}
+        return SuiteOutput(self.trace.embed, self.trace.live, self.codes, self.outputs, units, self.revived)
 
     def _place(self, site: Site, reconstruction: Float[Tensor, "token d_model"]) -> Stream:
         return torch.where(self.trace.live[..., None], self._shape(reconstruction), self.trace.outputs[site])

@@ -24,21 +24,24 @@ class Input(NamedTuple):
 
 
 class _Rows(Function):
-    """`table[rows]`, no row twice: then the gradient is a copy, which is many times as fast as the sum torch makes."""
+    """`scale * table[rows]`, no row twice: then the gradient is a copy, many times as fast as the sum torch makes."""
 
     @staticmethod
-    def forward(ctx: Any, table: Float[Tensor, "row d_model"], rows: Int[Tensor, " source"]) -> Tensor:
-        ctx.save_for_backward(rows)
+    def forward(
+        ctx: Any, table: Float[Tensor, "row d_model"], rows: Int[Tensor, " source"], scale: Float[Tensor, ""]
+    ) -> Tensor:
+        ctx.save_for_backward(rows, scale)
         ctx.size = len(table)
-        return table if len(rows) == len(table) else table.index_select(0, rows)
+        return table * scale if len(rows) == len(table) else table.index_select(0, rows).mul_(scale)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (rows,) = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        rows, scale = ctx.saved_tensors
+        scaled = grad * scale
         if len(rows) == ctx.size:
-            return grad, None
-        return grad.new_zeros(ctx.size, grad.shape[1]).index_copy_(0, rows, grad), None
+            return scaled, None, None
+        return grad.new_zeros(ctx.size, grad.shape[1]).index_copy_(0, rows, scaled), None, None
 
 
 class _Into(NamedTuple):
@@ -64,9 +67,14 @@ class Wiring:
         return self._into(site).edges
 
     def weights(self, site: Site) -> Float[Tensor, "edge head"]:
-        """The virtual weight of each edge into `site`, by head; differentiable in encoder and decoder rows."""
+        """The virtual weight of each edge into `site`, by head; differentiable in encoder and decoder rows.
+
+        Of what `site` reads from the stream, before it is divided by the scale of its unit (see `mover`).
+        """
         suite, paths, into = self._suite, self._suite.lm.paths, self._into(site)
-        rows = torch.cat([_Rows.apply(suite[up].W_dec, features) for up, features in into.sources.items()])
+        rows = torch.cat(
+            [_Rows.apply(suite[up].W_dec, features, suite[up].writes.scale) for up, features in into.sources.items()]
+        )
         return edge_weights(into.from_sources, paths.readers(site, suite[site].W_enc), paths.writers(site, rows))
 
     def _into(self, site: Site) -> "_Into":
@@ -94,7 +102,9 @@ class Wiring:
         found = []
         for up in ups:
             up_site, up_feature = layout.locate(up)
-            reader = paths.readers(site, suite[site].W_enc[feature : feature + 1])
-            writer = paths.writers(site, suite[up_site].W_dec[up_feature : up_feature + 1])
+            reader = paths.readers(site, suite[site].W_enc[feature : feature + 1] / suite[site].reads.scale)
+            writer = paths.writers(
+                site, suite[up_site].W_dec[up_feature : up_feature + 1] * suite[up_site].writes.scale
+            )
             found.append(Input(up_site, up_feature, float((reader * writer).sum())))
         return sorted(found, key=lambda one: -abs(one.weight))

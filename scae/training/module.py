@@ -78,23 +78,3 @@ class SuiteTraining(lightning.LightningModule):
         if self.config.unit_norm:
             for site in self.suite.sites:
                 self.suite[site].normalise_decoder()
-
-
-@torch.no_grad()
-def start_from_data(suite: Suite, batches: list[Any]) -> None:
-    """Set every `b_dec` to the mean of what its dictionary reconstructs, and scale its encoder so that what it adds to
-    that mean is as large, over these batches, as what the target adds: modules differ in scale by orders of magnitude.
-    """
-    lm = suite.lm
-    traces = [lm.trace(b.tokens.to(lm.device), b.live.to(lm.device), patterns=False) for b in batches]
-    targets = {site: torch.cat([trace.outputs[site][trace.live] for trace in traces]) for site in suite.sites}
-    for site, target in targets.items():
-        suite[site].b_dec.copy_(target.mean(0))
-    buffers = {name: buffer.clone() for name, buffer in suite.named_buffers()}
-    outs = [suite(trace, mode="plain") for trace in traces]
-    for site, target in targets.items():
-        ours = torch.cat([out.outputs[site][out.live] for out in outs])
-        mean = suite[site].b_dec
-        suite[site].W_enc.mul_((target - mean).norm() / (ours - mean).norm().clamp_min(1e-12))
-    for name, buffer in suite.named_buffers():
-        buffer.copy_(buffers[name])  # a threshold learned on the way belongs to encoders that are no more

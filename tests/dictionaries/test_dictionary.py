@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scae.config import AuxK, Sae
+from scae.config import AuxK, Bound, Sae
 from scae.dictionaries import Activation, BatchTopK, Dictionary, ReLU, TopK
 from scae.kernels import SparseCode
 from scae.typing import Tensor
@@ -178,6 +178,8 @@ def test_from_config(settings: dict[str, Any], kind: type[Activation]) -> None:
         features=None,
         expansion=4,
         l1=0.0,
+        centred=True,
+        bound=Bound(margin=None, tokens=1),
         threshold_rate=0.125,
         auxk=AuxK(weight=0.0, k=1, dead_after=1),
         **settings,

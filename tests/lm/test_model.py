@@ -79,7 +79,7 @@ def test_virtual_weights_are_the_linear_path_of_one_row(lm: LanguageModel, trace
         weight = (lm.paths.readers(site, encoder) * lm.paths.writers(site, decoder[:1])).sum(-1)  # down, head
         contributions = torch.zeros(*trace.live.shape, weight.shape[1], 3, dtype=torch.float64)
         contributions[:, 2] = weight.T
-        mover = lm.paths.mover(site, trace)
+        mover = lm.paths.mover(site, trace, torch.tensor(0.5).double()) / 2
         if site.kind == "mlp":
             close(mover.view(*trace.live.shape, 1) * contributions[:, :, 0], moved)
         else:

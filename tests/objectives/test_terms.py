@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scae.config import AuxK, Loss, Sae
+from scae.config import AuxK, Bound, Loss, Sae
 from scae.lm import LanguageModel, LinearPaths, Trace
 from scae.objectives import Comparison, Objective
 from scae.objectives.terms import AuxK as AuxKTerm
@@ -74,7 +74,8 @@ def test_mse(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) ->
     at = live_positions(trace)
     total = 0.0
     for site in suite.sites:
-        squares = [((trace.outputs[site][p] - out.outputs[site][p]).detach().numpy() ** 2).mean() for p in at]
+        unit = float(suite[site].writes.scale)
+        squares = [((trace.outputs[site][p] - out.outputs[site][p]).detach().numpy() ** 2).mean() / unit**2 for p in at]
         total += sum(squares) / len(squares)
     assert value(Recon(weight=1.0, kind="mse"), out, trace, lm) == pytest.approx(total, rel=1e-10)
 
@@ -82,7 +83,7 @@ def test_mse(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) ->
 def test_the_gradient_of_fvu_reaches_every_parameter_of_every_site(
     lm: LanguageModel, trace: Trace, make_suite: Make
 ) -> None:
-    """Of b_dec it is, at a transcoder, -2 sum (y - yhat) / sum ||y - mean y||^2: nothing is centred on the way."""
+    """Of b_dec it is, at a transcoder, -2 unit sum (y - yhat) / sum ||y - mean y||^2: nothing is centred on the way."""
     suite = make_suite(lm)
     out = suite(trace, "plain")
     Recon(weight=1.0, kind="fvu")(Comparison(out, trace, lm.paths)).backward()
@@ -92,7 +93,7 @@ def test_the_gradient_of_fvu_reaches_every_parameter_of_every_site(
     for site in suite.sites:
         if site.kind == "mlp":
             y, y_hat = trace.outputs[site][trace.live], out.outputs[site][trace.live].detach()
-            expected = -2 * (y - y_hat).sum(0) / (y - y.mean(0)).square().sum()
+            expected = -2 * suite[site].writes.scale * (y - y_hat).sum(0) / (y - y.mean(0)).square().sum()
             torch.testing.assert_close(suite[site].b_dec.grad, expected, rtol=1e-9, atol=1e-11)
 
 
@@ -102,9 +103,13 @@ def test_block_mse(out: SuiteOutput, trace: Trace, lm: LanguageModel, layers: An
     total = 0.0
     for layer in chosen:
         sites = [site for site in lm.paths.modules if site.layer <= layer]
+        clean, error = [], 0.0
         for p in at:
             gap = sum((out.outputs[s][p] - trace.outputs[s][p]).detach().numpy() for s in sites)
-            total += float((gap**2).mean()) / len(at) / len(chosen)
+            clean.append(trace.embed[p].numpy() + sum(trace.outputs[s][p].numpy() for s in sites))
+            error += float((gap**2).sum())
+        mean = sum(clean) / len(clean)
+        total += error / sum(((x - mean) ** 2).sum() for x in clean) / len(chosen)
     assert total > 1e-3
     assert value(BlockMse(weight=1.0, layers=layers), out, trace, lm) == pytest.approx(total, rel=1e-9)
 
@@ -274,6 +279,8 @@ def sae(l1: float = 0.0, auxk: float = 0.0) -> Sae:
         expansion=None,
         k=4,
         l1=l1,
+        centred=True,
+        bound=Bound(margin=None, tokens=1),
         threshold_rate=0.1,
         auxk=AuxK(weight=auxk, k=3, dead_after=100),
     )

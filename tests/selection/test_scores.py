@@ -56,9 +56,9 @@ def brute_force(suite: Suite, site: Site, records: list[Record], weighting: str,
     """The definition, one query, head and key at a time; `[down, up]`."""
     paths = suite.lm.paths
     W_V, W_O = paths.W_V[site.layer].numpy(), paths.W_O[site.layer].numpy()
-    E = suite[site].W_enc.detach().numpy()
+    E = (suite[site].W_enc.detach() / suite[site].reads.scale).numpy()
     ups = suite.layout.upstream(site)
-    D = np.concatenate([suite[up].W_dec.detach().numpy() for up in ups])
+    D = np.concatenate([(suite[up].W_dec.detach() * suite[up].writes.scale).numpy() for up in ups])
     if architecture != "llama":  # LayerNorm subtracts the mean, RMSNorm does not
         D = D - D.mean(1, keepdims=True)
     fired = sum((one.codes[site].dense().detach().numpy() > 0).sum(0) for one in records) > 0

@@ -172,6 +172,11 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
     pre = {s: np.full((n_batch, n_pos, suite[s].n_features), np.nan) for s in layout.sites}
     written = {s: own[s].copy() for s in modules}
 
+    unit = {s: {name: value.numpy() for name, value in suite[s].named_buffers()} for s in layout.sites}
+    constants = {
+        s: suite[s].b_dec.detach().numpy() * unit[s]["writes.scale"] + unit[s]["writes.centre"] for s in layout.sites
+    }
+
     def centred(row: np.ndarray) -> np.ndarray:
         return row if architecture == "llama" else row - row.mean()
 
@@ -186,24 +191,24 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
         params = {name: value.detach().numpy() for name, value in suite[site].named_parameters()}
         inputs = connections[site]
         sigma = trace.scales[site].numpy()[..., 0]
-        own_bias = 0.0
 
         def constant(b: int, t: int, upstream: list[Site] = upstream) -> np.ndarray:
             total = r0[b, t].copy()
             for u in upstream:
                 has_none = u not in layout.sites or not live[b, t]
-                total += own[u][b, t] if has_none else suite[u].b_dec.detach().numpy()
+                total += own[u][b, t] if has_none else constants[u]
             return total
 
         for i in range(suite[site].n_features):
-            E_i = params["W_enc"][i]
+            E_i = params["W_enc"][i] / unit[site]["reads.scale"]
             ups = [numbers[n] for n in inputs.up[int(inputs.crow[i]) : int(inputs.crow[i + 1])].tolist()]
-            decoder = {(u, j): suite[u].W_dec.detach().numpy()[j] for u, j in ups}
+            decoder = {(u, j): suite[u].W_dec.detach().numpy()[j] * unit[u]["writes.scale"] for u, j in ups}
+            own_bias = -E_i @ unit[site]["reads.centre"]
             if site.kind == "mlp":
                 v = [centred(E_i)]
             else:
                 v = [centred(W_V[site.layer, h // per_kv] @ W_O[site.layer, h] @ E_i) for h in range(n_heads)]
-                own_bias = E_i @ b_O[site.layer] - E_i @ params["b_dec"]
+                own_bias += E_i @ b_O[site.layer] - params["W_enc"][i] @ params["b_dec"]
             weight = [{(u, j): v_h @ decoder[u, j] for u, j in ups} for v_h in v]
             for b in range(n_batch):
                 for t in range(n_pos):
@@ -222,10 +227,10 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
             for t in range(n_pos):
                 if live[b, t]:
                     best = sorted(range(len(pre[site][b, t])), key=lambda n, p=pre[site][b, t]: -p[n])[:4]
-                    x_hat = params["b_dec"].copy()
+                    x_hat = constants[site].copy()
                     for j in best:
-                        f[site][b, t, j] = max(pre[site][b, t, j], 0.0)
-                        x_hat += f[site][b, t, j] * params["W_dec"][j]
+                        f[site][b, t, j] = min(max(pre[site][b, t, j], 0.0), unit[site]["ceiling"][j])
+                        x_hat += f[site][b, t, j] * params["W_dec"][j] * unit[site]["writes.scale"]
                     written[site][b, t] = x_hat
     return pre, r0 + sum(written.values())
 
