@@ -152,7 +152,8 @@ class Connectivity(Section):
 
 class Recon(Section):
     weight: Weight
-    kind: Literal["fvu", "mse"]
+    kind: Literal["fvu", "mse", "huber"]
+    knee: Rate = Field(description="kind=huber: the error, in units of its site, beyond which the loss is linear")
 
 
 class BlockMse(Section):

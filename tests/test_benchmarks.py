@@ -34,7 +34,7 @@ KEYS = {"name", "ratio", "ratio_is", "ours_s", "baseline_s", "ours_bytes", "base
 
 def both_ways(suite: Suite, trace: Any) -> None:
     """The pruned pass and the dense reference agree: outputs, loss, and the gradient of every parameter."""
-    objective = Objective([Recon(weight=1.0, kind="fvu")])
+    objective = Objective([Recon(weight=1.0, kind="fvu", knee=4.0)])
     out = suite(trace, mode="pruned")
     value = objective(out, trace, suite.lm.paths).total
     theirs = dense_pass(suite, dense_masks(suite.connections.edge_list, suite.lm.device), trace)

@@ -1,7 +1,9 @@
 """Loss terms. Each compares a pass over the suite with the clean run; padding and BOS never enter, and none has a unit.
 
 recon       sum over sites of ||y - yhat||^2 / ||y - mean y||^2                  (fvu)
-            sum over sites of the mean square of (y - yhat) in the site's unit   (mse)
+            sum over sites of the mean of u = ||y - yhat||^2 / d_model in the site's unit              (mse)
+            the same of u up to a knee k, 2 sqrt(k u) - k beyond: no token has a larger gradient      (huber,
+            than one whose error is sqrt(k); a site's own units make it as large as fvu       Huber 1964)
 block_mse   mean over later layers of ||r - rhat||^2 / ||r - mean r||^2, r the residual stream
                                                                                  (Braun et al. 2024, section 2.3)
 logit_kl    T^2 KL(p_T || q_T), model and suite, in nats a token                 (Hinton et al. 2015 for T^2)
@@ -85,9 +87,9 @@ class Term(ABC):
 class Recon(Term):
     name, reads_stream = "recon", False
 
-    def __init__(self, *, weight: float, kind: str) -> None:
+    def __init__(self, *, weight: float, kind: str, knee: float) -> None:
         super().__init__(weight=weight)
-        self.kind = kind
+        self.kind, self.knee = kind, knee
 
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
         trace, total = comparison.trace, comparison.trace.embed.new_zeros(())
@@ -96,8 +98,13 @@ class Recon(Term):
             if self.kind == "fvu":
                 total = total + (target - ours).square().sum() / _variation(target)
             else:
-                total = total + ((target - ours) / comparison.out.units[site]).square().mean()
+                u = ((target - ours) / comparison.out.units[site]).square().mean(1)
+                total = total + (self._huber(u) if self.kind == "huber" else u).mean()
         return total
+
+    def _huber(self, u: Float[Tensor, " live"]) -> Float[Tensor, " live"]:
+        beyond = 2 * (self.knee * u.clamp_min(self.knee)).sqrt() - self.knee
+        return torch.where(u > self.knee, beyond, u)
 
 
 class BlockMse(Term):

@@ -67,7 +67,7 @@ def test_fvu(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) ->
         total += sum(((a - b) ** 2).sum() for a, b in zip(y, y_hat, strict=True)) / sum(
             ((a - mean) ** 2).sum() for a in y
         )
-    assert value(Recon(weight=1.0, kind="fvu"), out, trace, lm) == pytest.approx(total, rel=1e-10)
+    assert value(Recon(weight=1.0, kind="fvu", knee=4.0), out, trace, lm) == pytest.approx(total, rel=1e-10)
 
 
 def test_mse(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) -> None:
@@ -77,7 +77,35 @@ def test_mse(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) ->
         unit = float(suite[site].writes.scale)
         squares = [((trace.outputs[site][p] - out.outputs[site][p]).detach().numpy() ** 2).mean() / unit**2 for p in at]
         total += sum(squares) / len(squares)
-    assert value(Recon(weight=1.0, kind="mse"), out, trace, lm) == pytest.approx(total, rel=1e-10)
+    assert value(Recon(weight=1.0, kind="mse", knee=4.0), out, trace, lm) == pytest.approx(total, rel=1e-10)
+
+
+def test_huber_is_mse_up_to_the_knee_and_linear_in_the_error_beyond(
+    suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel
+) -> None:
+    far = Recon(weight=1.0, kind="huber", knee=1e9)
+    assert value(far, out, trace, lm) == value(Recon(weight=1.0, kind="mse", knee=1.0), out, trace, lm)
+    site = suite.sites[0]
+    unit, n_live = float(suite[site].writes.scale), len(live_positions(trace))
+    target = trace.outputs[site]
+    clean = untouched(replace(out, codes={site: out.codes[site]}), trace)
+
+    def with_error(length: float) -> tuple[float, float]:
+        """The loss where one token's error is `length` times the knee, and its slope there."""
+        error = torch.tensor(length * unit * 2.0, dtype=torch.float64, requires_grad=True)
+        at = live_positions(trace)[0]
+        moved = target.clone()
+        moved[at] += error
+        loss = Recon(weight=1.0, kind="huber", knee=4.0)(
+            Comparison(replace(clean, outputs=clean.outputs | {site: moved}), trace, lm.paths)
+        )
+        return float(loss.detach()) * n_live, float(torch.autograd.grad(loss, error)[0])
+
+    assert with_error(0.5)[0] == pytest.approx(1.0)
+    assert with_error(1.0)[0] == pytest.approx(4.0)
+    assert with_error(100.0)[0] == pytest.approx(2 * 4 * 100 - 4)
+    assert with_error(100.0)[1] == pytest.approx(with_error(1.0)[1])
+    assert with_error(0.5)[1] == pytest.approx(with_error(1.0)[1] / 2)
 
 
 def test_the_gradient_of_fvu_reaches_every_parameter_of_every_site(
@@ -86,7 +114,7 @@ def test_the_gradient_of_fvu_reaches_every_parameter_of_every_site(
     """Of b_dec it is, at a transcoder, -2 unit sum (y - yhat) / sum ||y - mean y||^2: nothing is centred on the way."""
     suite = make_suite(lm)
     out = suite(trace, "plain")
-    Recon(weight=1.0, kind="fvu")(Comparison(out, trace, lm.paths)).backward()
+    Recon(weight=1.0, kind="fvu", knee=4.0)(Comparison(out, trace, lm.paths)).backward()
     for name, parameter in suite.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 1e-6, name
@@ -145,8 +173,8 @@ def test_a_suite_that_writes_what_the_model_writes_loses_nothing(
 ) -> None:
     perfect = untouched(out, trace)
     for term in (
-        Recon(weight=1.0, kind="fvu"),
-        Recon(weight=1.0, kind="mse"),
+        Recon(weight=1.0, kind="fvu", knee=4.0),
+        Recon(weight=1.0, kind="mse", knee=4.0),
         BlockMse(weight=1.0, layers="all"),
         LogitKl(weight=1.0, temperature=1.0),
         LogitKl(weight=1.0, temperature=2.0),
@@ -160,7 +188,7 @@ def test_the_mean_predictor_has_a_fvu_of_one_a_site(
 ) -> None:
     means = {site: o[trace.live].mean(0).expand_as(o) for site, o in trace.outputs.items()}
     constant = replace(out, outputs=means)
-    assert value(Recon(weight=1.0, kind="fvu"), constant, trace, lm) == pytest.approx(len(suite.sites), rel=1e-10)
+    assert value(Recon(weight=1.0, kind="fvu", knee=4.0), constant, trace, lm) == pytest.approx(len(suite.sites), rel=1e-10)
 
 
 def test_sparsity(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) -> None:
@@ -205,8 +233,8 @@ def test_auxk_is_the_share_of_the_error_that_dead_features_leave(
 
 
 EVERY_TERM: tuple[Callable[[], Term], ...] = (
-    lambda: Recon(weight=1.0, kind="fvu"),
-    lambda: Recon(weight=1.0, kind="mse"),
+    lambda: Recon(weight=1.0, kind="fvu", knee=4.0),
+    lambda: Recon(weight=1.0, kind="mse", knee=4.0),
     lambda: BlockMse(weight=1.0, layers="all"),
     lambda: LogitKl(weight=1.0, temperature=2.0),
     lambda: CrossEntropy(weight=1.0),
@@ -247,7 +275,7 @@ def test_bos_and_padding_never_enter(
 
 def test_padding_does_not_change_the_loss_of_a_whole_step(suite: Suite, trace: Trace, lm: LanguageModel) -> None:
     """The same text with more padding behind it, from the tokens on."""
-    terms: list[Term] = [make() for make in EVERY_TERM[:6] if make().name != "recon"] + [Recon(weight=1.0, kind="fvu")]
+    terms: list[Term] = [make() for make in EVERY_TERM[:6] if make().name != "recon"] + [Recon(weight=1.0, kind="fvu", knee=4.0)]
     objective = Objective(terms)
     longer = torch.cat([trace.tokens, trace.tokens[:, :3]], 1)
     live = torch.cat([trace.live, torch.zeros_like(trace.live[:, :3])], 1)
@@ -264,7 +292,7 @@ def loss(**weights: float) -> Loss:
     of = {"recon": 0.0, "block_mse": 0.0, "logit_kl": 0.0, "ce": 0.0} | weights
     return Loss.model_validate(
         {
-            "recon": {"weight": of["recon"], "kind": "fvu"},
+            "recon": {"weight": of["recon"], "kind": "fvu", "knee": 4.0},
             "block_mse": {"weight": of["block_mse"], "layers": "all"},
             "logit_kl": {"weight": of["logit_kl"], "temperature": 2.0},
             "ce": {"weight": of["ce"]},

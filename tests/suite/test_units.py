@@ -65,8 +65,8 @@ def everything(auxk: AuxK) -> Objective:
     """Every term that compares what a site or a layer computes; cross-entropy has no unit to begin with."""
     return Objective(
         [
-            Recon(weight=1.0, kind="fvu"),
-            Recon(weight=0.5, kind="mse"),
+            Recon(weight=1.0, kind="fvu", knee=4.0),
+            Recon(weight=0.5, kind="mse", knee=4.0),
             BlockMse(weight=0.1, layers="all"),
             LogitKl(weight=1.0, temperature=1.0),
             Sparsity(weight=0.01),

@@ -72,7 +72,7 @@ def objective(**weights: float) -> Objective:
     of = {"recon": 1.0, "logit_kl": 0.0} | weights
     loss = Loss.model_validate(
         {
-            "recon": {"weight": of["recon"], "kind": "fvu"},
+            "recon": {"weight": of["recon"], "kind": "fvu", "knee": 4.0},
             "block_mse": {"weight": 0.0, "layers": "all"},
             "logit_kl": {"weight": of["logit_kl"], "temperature": 1.0},
             "ce": {"weight": 0.0},

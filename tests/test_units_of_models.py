@@ -1,0 +1,76 @@
+"""I7 on real models, by the command itself: a model in other units gives the same experiment, to the last bit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_experiment import configure, execute
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "../shared/data"
+SMALL = (
+    "experiment=smoke",
+    "trainer=cpu",
+    "trainer.progress=false",
+    "sae.features=64",
+    "sae.expansion=null",
+    "sae.k=4",
+    "data.max_tokens=30000",
+    "connectivity.C=8",
+    "connectivity.tokens=1024",
+    "pretrain.steps=12",
+    "finetune.steps=6",
+    "evaluation.tokens=1024",
+    "evaluation.batch_size=8",
+)
+PRESET = tuple(f"~model.{key}" for key in ("d_model", "n_layers", "n_heads", "d_mlp", "vocab_size", "steps", "batch_size"))
+
+
+def in_other_units(source: Path, folder: Path, factor: float) -> Path:
+    """A Llama directory whose residual stream is multiplied by `factor`: the same function."""
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(source)
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("embed_tokens.weight", "o_proj.weight", "down_proj.weight")):
+                parameter.mul_(factor)
+            if tied and name == "model.norm.weight":
+                parameter.div_(factor)
+    model.config.rms_norm_eps *= factor**2
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+def metrics_of(model: Path, folder: Path, *overrides: str) -> dict[str, Any]:
+    config = configure(
+        *SMALL,
+        "model=local",
+        f"model.path={model}",
+        "data=text",
+        f"data.path={DATA / 'text/tinystories.jsonl'}",
+        f"paths.artifacts={folder / 'artifacts'}",
+        f"paths.output={folder / 'run'}",
+        *PRESET,
+        *overrides,
+    )
+    metrics = execute(config)
+    assert json.loads((folder / "run" / "metrics.json").read_text()) == metrics
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sae", ["topk", "batchtopk"])
+@pytest.mark.parametrize("name", ["stories260K", "babyllama105"])
+def test_a_real_model_in_other_units_is_the_same_experiment(name: str, sae: str, tmp_path: Path) -> None:
+    source = DATA / name
+    if not source.is_dir():
+        pytest.skip(f"{source} is not here: real models are no part of the project")
+    other = in_other_units(source, tmp_path / "model", 2.0**5)
+    ours, theirs = (metrics_of(model, tmp_path / part, f"sae={sae}") for part, model in (("a", source), ("b", other)))
+    assert ours == theirs
+    assert ours["pruned/fvu_mean"] > 0
