@@ -37,7 +37,7 @@ def train_and_heldout(
         "data": data.model_dump(mode="json"),
         "corpus": corpus.fingerprint(data),
         "tokenizer": fingerprint(tokenizer),
-        "format": 1,
+        "format": 2,
     }
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / f"tokens-{key}"
@@ -57,7 +57,13 @@ def _make(data: corpus.Data, tokenizer: PreTrainedTokenizerBase, folder: Path, m
         bounds = (training, data.max_tokens - training)
     train, heldout = (
         WindowBuilder(
-            tokenizer, context=data.context, packing=data.packing, prepend_bos=data.prepend_bos, max_tokens=bound
+            tokenizer,
+            context=data.context,
+            packing=data.packing,
+            prepend_bos=data.prepend_bos,
+            separator=data.settled_separator,
+            attend_across=data.attend_across,
+            max_tokens=bound,
         )
         for bound in bounds
     )

@@ -11,9 +11,7 @@ from scae.typing import Float, Tensor
 
 def unigram(train: TokenWindows, vocab: int) -> Float[Tensor, " vocab"]:
     """Log-probabilities of the tokens of the training text, each counted once more than it occurs."""
-    text = train.tokens[:, int(train.bos) :]
-    inside = torch.arange(text.shape[1]) < (train.lengths - int(train.bos))[:, None]
-    counts = torch.bincount(text[inside].long(), minlength=vocab).double() + 1
+    counts = torch.bincount(train.tokens[train.live()].long(), minlength=vocab).double() + 1
     return (counts / counts.sum()).log()
 
 
