@@ -16,7 +16,7 @@ from scae.data import Batch, TokenWindows, WindowModule, documents, heldout_batc
 from scae.data.corpus import is_heldout
 from scae.evaluation import Arm, bypass_share, evaluate
 from scae.evaluation.unigram import unigram, unigram_ce
-from scae.lm import LanguageModel, Trace, open_model
+from scae.lm import LanguageModel, Trace, check_borders, open_model
 from scae.lm.tiny import TinyTraining, build_tiny, save_tiny
 from scae.objectives import Objective
 from scae.plan import Finetuned, Plan, describe_loss
@@ -58,6 +58,8 @@ class Stages:
         lm = open_model(name, dtype=model.dtype, prepend_bos=data.prepend_bos, revision=revision)
         if data.context > lm.context:
             raise ConfigError(f"data.context={data.context}: {name} takes at most {lm.context} tokens")
+        if not data.attend_across:
+            check_borders(lm)
         return lm.to(self.device)
 
     @cached_property
@@ -79,7 +81,7 @@ class Stages:
             yield self._trace(batch)
 
     def _trace(self, batch: Batch) -> Trace:
-        return self.lm.trace(batch.tokens.to(self.device), batch.live.to(self.device))
+        return self.lm.trace(*batch.to(self.device))
 
     # The stages. Each writes into `folder` and returns facts for artifact.json.
 

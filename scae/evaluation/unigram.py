@@ -19,8 +19,7 @@ def unigram_ce(log_probabilities: Float[Tensor, " vocab"], traces: Iterable[Trac
     """Its cross-entropy in nats a token, on the positions where the arms are compared."""
     total, count = 0.0, 0
     for trace in traces:
-        scored = trace.live[:, :-1] & trace.live[:, 1:]
-        targets = trace.tokens[:, 1:][scored].cpu()
+        targets = trace.tokens[:, 1:][trace.scored].cpu()
         total -= float(log_probabilities[targets].sum())
         count += len(targets)
     return total / count

@@ -29,8 +29,7 @@ class Comparison:
 
     @cached_property
     def scored(self) -> Bool[Tensor, "batch pos_minus_1"]:
-        """Text positions that are followed by one: where a prediction is compared."""
-        return self.trace.live[:, :-1] & self.trace.live[:, 1:]
+        return self.trace.scored
 
     @cached_property
     def targets(self) -> Int[Tensor, " scored"]:

@@ -33,7 +33,7 @@ class SuiteTraining(lightning.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         lm = self.suite.lm
-        trace = lm.trace(batch.tokens, batch.live, patterns=self.mode in ("dense", "pruned"))
+        trace = lm.trace(*batch, patterns=self.mode in ("dense", "pruned"))
         with torch.autocast(self.device.type, enabled=False):  # mixed precision is for the language model
             out = self.suite(trace, mode=self.mode)
             loss = self.objective(out, trace, lm.paths)
@@ -86,7 +86,7 @@ def start_from_data(suite: Suite, batches: list[Any]) -> None:
     that mean is as large, over these batches, as what the target adds: modules differ in scale by orders of magnitude.
     """
     lm = suite.lm
-    traces = [lm.trace(b.tokens.to(lm.device), b.live.to(lm.device), patterns=False) for b in batches]
+    traces = [lm.trace(*b.to(lm.device), patterns=False) for b in batches]
     targets = {site: torch.cat([trace.outputs[site][trace.live] for trace in traces]) for site in suite.sites}
     for site, target in targets.items():
         suite[site].b_dec.copy_(target.mean(0))
