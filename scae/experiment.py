@@ -18,6 +18,7 @@ from scae.config import STAGES, Config, ConfigError, Stage, TinyModel
 from scae.memory import keep_freed_memory
 from scae.plan import Plan
 from scae.report import arms_table, terminal, write_run
+from scae.separator import settle
 from scae.whole_files import write_text
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def run(config: Config) -> float | None:
     """Run the stages asked for, with what they need; returns `optimized_metric` where it is known."""
-    plan = Plan(config)
+    plan = Plan(settle(config))
     if config.force and is_first_process():
         for artifact in plan.made_by(STAGES[min(map(STAGES.index, config.force)) :]):
             artifact.discard()

@@ -12,8 +12,15 @@ import torch
 from scae.artifacts import is_first_process
 from scae.config import Config, ConfigError, Connectivity, LocalModel, TinyModel
 from scae.connections import Connections
-from scae.data import Batch, TokenWindows, WindowModule, documents, heldout_batches, train_and_heldout, train_tokenizer
-from scae.data.corpus import is_heldout
+from scae.data import (
+    Batch,
+    TokenWindows,
+    WindowModule,
+    heldout_batches,
+    train_and_heldout,
+    train_tokenizer,
+    training_documents,
+)
 from scae.evaluation import Arm, bypass_share, evaluate
 from scae.evaluation.unigram import unigram, unigram_ce
 from scae.lm import LanguageModel, Trace, check_borders, open_model
@@ -89,8 +96,7 @@ class Stages:
         """Train the tokenizer and the embedded model on the training documents."""
         config, model = self.config, self.config.model
         assert isinstance(model, TinyModel)
-        texts = (text for i, text in enumerate(documents(config.data)) if not is_heldout(i, config.data.heldout))
-        tokenizer = train_tokenizer(texts, model.vocab_size)
+        tokenizer = train_tokenizer(training_documents(config.data), model.vocab_size)
         train, _ = train_and_heldout(config.data, tokenizer, self.plan.root)
         data = WindowModule(train=train, batch_size=model.batch_size, steps=model.steps, seed=config.seed)
         network = build_tiny(model, tokenizer, context=config.data.context)
