@@ -1,8 +1,8 @@
 """What stands between packed documents where `data.separator=auto` leaves it open: what the model predicts text best
 with, measured around the borders of training documents.
 
-Every later artifact is named by what was chosen, and not by how. So the choice comes before the plan, and is an artifact
-of its own: a command that is repeated reads it and opens no model.
+Every later artifact is named by what was chosen, and not by how. So the choice comes before the plan, and is an
+artifact of its own: a command that is repeated reads it and opens no model.
 """
 
 import logging

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from scae.data import (
     training_documents,
 )
 from scae.evaluation import Arm, bypass_share, evaluate
-from scae.evaluation.unigram import unigram, unigram_ce
+from scae.evaluation.unigram import unigram, unigram_ce, warn_if_no_better
 from scae.lm import LanguageModel, Trace, check_borders, open_model
 from scae.lm.tiny import TinyTraining, build_tiny, save_tiny
 from scae.objectives import Objective
@@ -33,6 +33,7 @@ from scae.suite.files import load, save
 from scae.training import Place, SuiteTraining, fit, start_from_data
 
 log = logging.getLogger(__name__)
+FIRST_LOOK = 4096  # training tokens on which a model from elsewhere is compared with their frequencies
 FIRST_BATCHES = 8  # micro-steps that a new suite takes its biases and scales from
 
 
@@ -120,6 +121,8 @@ class Stages:
     def pretrain(self, folder: Path) -> dict[str, Any]:
         """Train every dictionary on its own module."""
         config = self.config
+        if not isinstance(config.model, TinyModel) and is_first_process():
+            warn_if_no_better(self.lm, self.windows[0], partial(self.sample, FIRST_LOOK))
         sites = choose_sites(self.lm.paths, config.sites.layers, list(config.sites.kinds))
         suite = Suite.from_config(config.sae, sites, self.lm).to(self.device)
         suite.chunk_mb = config.trainer.chunk_mb

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int32
 from transformers import PreTrainedTokenizerBase
 
 from scae.config import ConfigError, Separator
+from scae.data.unknown import UnknownTokens
 from scae.data.windows import TokenWindows
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class WindowBuilder:
         self.bos = _resolve_bos(tokenizer, prepend_bos)
         self.separator = _resolve_separator(tokenizer, separator) if packing == "packed" else None
         self.keeps_starts = packing == "packed" and not attend_across
+        self.unknown = UnknownTokens(tokenizer)
         self.documents = 0  # documents taken
         self.text_tokens = 0  # tokens found in them
         self.full = False  # max_tokens is reached: further documents change nothing
@@ -121,6 +123,7 @@ class WindowBuilder:
             return_token_type_ids=False,
             verbose=False,  # no word about documents longer than the model's context: they are cut here
         )["input_ids"]
+        self.unknown.add(texts, encoded)
         documents = [np.asarray(ids, dtype=np.int32) for ids in encoded if len(ids)]
         self.text_tokens += sum(map(len, documents))
         if self.packing == "packed":

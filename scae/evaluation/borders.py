@@ -1,6 +1,6 @@
 """Which token between two documents the model predicts text best with, measured where it matters.
 
-    BOS  end of document a  [separator]  start of document b        one window a border, the same text for every candidate
+    BOS  end of document a  [separator]  start of document b       one window a border, the same text for each candidate
 
 In windows as they are packed most text is far from a border, and a difference of a hundredth of a nat drowns in
 thousands of tokens that know of none. Here every window has a border, in turn near its start, its middle and its end.
@@ -34,8 +34,7 @@ def ce_at_borders(
     windows = [(bos + end, between + start) for end, start in _around_borders(documents, context - len(bos) - 1)]
     batches = (windows[first : first + batch_size] for first in range(0, len(windows), batch_size))
     traces = (
-        lm.trace(*_batch(some, len(bos), len(between), attend_across).to(lm.device), patterns=False)
-        for some in batches
+        lm.trace(*_batch(some, len(bos), len(between), attend_across).to(lm.device), patterns=False) for some in batches
     )
     return clean_ce(lm, traces)
 
@@ -48,9 +47,7 @@ def _around_borders(documents: Sequence[Tokens], room: int) -> Iterator[tuple[li
         yield list(before[-end:]), list(after[: room - end])
 
 
-def _batch(
-    windows: Iterable[tuple[list[int], list[int]]], n_bos: int, n_between: int, attend_across: bool
-) -> Batch:
+def _batch(windows: Iterable[tuple[list[int], list[int]]], n_bos: int, n_between: int, attend_across: bool) -> Batch:
     """Windows padded at the end, which no text before it can see.
 
     The last token before a border is not live, so that no candidate is asked what comes after the border.

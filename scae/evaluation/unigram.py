@@ -1,12 +1,16 @@
 """The next-token distribution that looks at nothing: what every language model must beat."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 
 import torch
 
 from scae.data import TokenWindows
-from scae.lm import Trace
+from scae.evaluation.clean import clean_ce
+from scae.lm import LanguageModel, Trace
 from scae.typing import Float, Tensor
+
+log = logging.getLogger(__name__)
 
 
 def unigram(train: TokenWindows, vocab: int) -> Float[Tensor, " vocab"]:
@@ -23,3 +27,19 @@ def unigram_ce(log_probabilities: Float[Tensor, " vocab"], traces: Iterable[Trac
         total -= float(log_probabilities[targets].sum())
         count += len(targets)
     return total / count
+
+
+def warn_if_no_better(lm: LanguageModel, train: TokenWindows, traces: Callable[[], Iterable[Trace]]) -> None:
+    """Say so where a model does not know the text that it is given: nothing trained on it would mean much.
+
+    `traces()` runs over a sample of the training text; it is called twice.
+    """
+    model = clean_ce(lm, traces())
+    alone = unigram_ce(unigram(train, lm.paths.W_U.shape[1]), traces())
+    if model >= alone:
+        log.warning(
+            "the model predicts the training text no better than the frequencies of its tokens do: CE %.3f, theirs "
+            "%.3f; is this the text, and the tokenizer, that it was made for?",
+            model,
+            alone,
+        )

@@ -1,5 +1,6 @@
 """Attention that stays inside a document: nothing crosses a border, and each document is what it is alone."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_a_spliced_run_stays_inside_too(lm: LanguageModel, bounded: Trace, make_
 
 
 def test_what_no_document_could_foretell_is_not_scored(bounded: Trace) -> None:
-    pairs = [[a == b for a, b in zip(row, row[1:], strict=False)] for row in DOCUMENTS.tolist()]
+    pairs = [[a == b for a, b in pairwise(row)] for row in DOCUMENTS.tolist()]
     assert bounded.scored.tolist() == pairs
 
 
