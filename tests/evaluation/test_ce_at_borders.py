@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,7 @@ def by_hand(lm: LanguageModel, separator: int | None, attend_across: bool) -> fl
     room = CONTEXT - lm.bos - 1
     between = [] if separator is None else [separator]
     losses = []
-    for number, (before, after) in enumerate(zip(DOCUMENTS, DOCUMENTS[1:], strict=False), 1):
+    for number, (before, after) in enumerate(pairwise(DOCUMENTS), 1):
         first = before[-(room * number // len(DOCUMENTS)) :]
         second = after[: room - room * number // len(DOCUMENTS)]
         window = [BOS] * lm.bos + first + between + second
@@ -79,13 +80,14 @@ def test_the_models_own_cross_entropy(lm: LanguageModel, trace: Trace) -> None:
 def test_a_model_that_is_worse_than_the_frequencies_is_named(
     build_tiny: Any, caplog: pytest.LogCaptureFixture, knows: bool
 ) -> None:
-    """Text that the model finds most likely itself, and text drawn without it."""
+    """Text drawn from the model itself, and text drawn without it."""
     lm = build_tiny("gpt2").lm
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(2, 40, (64, 16), generator=generator)
     if knows:
         for at in range(15):
-            tokens[:, at + 1] = lm.bridge(tokens[:, : at + 1])[:, -1].argmax(-1)
+            likely = lm.bridge(tokens[:, : at + 1])[:, -1].detach().softmax(-1)
+            tokens[:, at + 1] = likely.multinomial(1, generator=generator)[:, 0]
     windows = TokenWindows(tokens=tokens.int(), lengths=torch.full((64,), 16).int(), bos=False)
 
     def traces() -> Iterator[Trace]:
