@@ -139,7 +139,7 @@ def collect_metrics(plan: Plan) -> dict[str, float]:
 
 
 def describe_run(plan: Plan, output: Path) -> dict[str, Any]:
-    """Where the artifacts of a run lie, relative to the run directory."""
+    """Where the artifacts of a run lie, relative to the run directory, and what its windows were."""
 
     def relative(path: Path) -> str:
         return os.path.relpath(path.resolve(), output.resolve())
@@ -158,7 +158,9 @@ def describe_run(plan: Plan, output: Path) -> dict[str, Any]:
         "finetune": plan.finetune(plan.pruned),
         "evaluate": plan.evaluate,
     }
+    data = plan.config.data
     return {
-        "model": source | {"dtype": model.dtype, "prepend_bos": plan.config.data.prepend_bos},
+        "data": {"separator": data.separator, "attend_across": data.attend_across},
+        "model": source | {"dtype": model.dtype, "prepend_bos": data.prepend_bos},
         "stages": {stage: relative(artifact.folder) for stage, artifact in stages.items()},
     }
