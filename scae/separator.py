@@ -36,7 +36,7 @@ def choice_for(config: Config) -> Artifact:
     """Where the choice for this model and this text is kept."""
     made_from = {
         "model": Plan(config).model_identity,
-        "data": config.data.model_dump(mode="json"),
+        "data": config.data.model_dump(include={"prepend_bos", "attend_across", "heldout"}),
         "corpus": corpus_fingerprint(config.data),
         "borders": BORDERS,
         "window": WINDOW,
@@ -63,7 +63,7 @@ def _measure(config: Config, _folder: Path) -> dict[str, Any]:
             lm,
             documents,
             token,
-            context=min(data.context, WINDOW),
+            context=min(lm.context, WINDOW),
             attend_across=data.attend_across,
             batch_size=config.evaluation.batch_size,
         )

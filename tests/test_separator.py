@@ -59,7 +59,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
             return ce[NAMES[token]]
 
         monkeypatch.setattr("scae.evaluation.borders.ce_at_borders", at_borders)
-        monkeypatch.setattr("scae.stages.Stages.lm", SimpleNamespace(tokenizer=tokenizer))
+        monkeypatch.setattr("scae.stages.Stages.lm", SimpleNamespace(tokenizer=tokenizer, context=64))
         return asked
 
     return let
@@ -106,10 +106,10 @@ def test_what_auto_chose_shares_every_artifact_with_what_was_said(of: Of, measur
     assert not set(names(settle(of()))) & set(names(settle(of("data.separator=eos"))))
 
 
-def test_the_choice_depends_on_model_text_and_windows(of: Of, tmp_path: Path) -> None:
+def test_the_choice_depends_on_the_model_and_what_it_reads(of: Of, tmp_path: Path) -> None:
     before = choice_for(of()).name
-    assert choice_for(of("sae.k=3", "seed=1", "connectivity.C=3")).name == before
-    changed = [choice_for(of(override)).name for override in ("data.context=64", "data.heldout=0.2")]
+    assert choice_for(of("sae.k=3", "seed=1", "data.context=64")).name == before
+    changed = [choice_for(of(override)).name for override in ("data.attend_across=false", "data.heldout=0.2")]
     write(tmp_path, ["other text"])
     changed.append(choice_for(of()).name)
     (tmp_path / "model" / "config.json").write_text('{"changed": 1}')
@@ -146,7 +146,7 @@ def test_only_tokens_that_exist_are_tried_each_once(of: Of, measure: Measure) ->
     bare = train_tokenizer(["some text of a few words"], 280)
     bare.bos_token = bare.eos_token = None
     asked = measure({}, bare)
-    assert settle(of("data.context=64")).data.separator == "none"
+    assert settle(of("data.heldout=0.2")).data.separator == "none"
     assert not asked
 
 

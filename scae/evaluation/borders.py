@@ -3,7 +3,7 @@
     BOS  end of document a  [separator]  start of document b       one window a border, the same text for each candidate
 
 In windows as they are packed most text is far from a border, and a difference of a hundredth of a nat drowns in
-thousands of tokens that know of none. Here every window has a border, in turn near its start, its middle and its end.
+thousands of tokens that know of none. Here every window has a border, the first near its start, the last near its end.
 Scored is what is common to all candidates: each token of a document given at least one before it.
 """
 

@@ -15,6 +15,6 @@ def clean_ce(lm: LanguageModel, traces: Iterable[Trace]) -> float:
     for trace in traces:
         logits = lm.paths.logits(trace.stream(lm.paths.modules)[:, :-1][trace.scored])
         targets = trace.tokens[:, 1:][trace.scored]
-        total += float(F.cross_entropy(logits.double(), targets, reduction="sum"))
+        total += float(F.cross_entropy(logits, targets, reduction="sum"))
         count += len(targets)
     return total / count
