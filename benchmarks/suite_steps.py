@@ -20,7 +20,7 @@ def suite_step(sizes: dict, *, mode: Mode, connections: str, device: str) -> Ste
     model = suite.lm
     assert isinstance(model, SyntheticModel)
     trace = model.draw(seed=0)
-    objective = Objective([Recon(weight=1.0, kind="fvu")])
+    objective = Objective([Recon(weight=1.0, kind="fvu", knee=4.0)])
 
     def loss() -> torch.Tensor:
         return objective(suite(trace, mode=mode), trace, model.paths).total

@@ -34,6 +34,7 @@ Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Separator = Literal["none", "bos", "eos"]
 Layers = Literal["all"] | Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
 
 
@@ -79,8 +80,19 @@ class Windows(Section):
     context: Annotated[int, Field(ge=4)] = Field(description="tokens a window, the prepended BOS included")
     packing: Literal["packed", "document"]
     prepend_bos: Literal["auto"] | bool
+    separator: Literal["auto", "none", "bos", "eos"] = Field(
+        description="the token between packed documents; auto: what the model predicts text best with"
+    )
+    attend_across: bool = Field(description="whether attention may cross the border of two packed documents")
     heldout: Fraction = Field(description="share of the documents that only evaluation sees")
     max_tokens: Positive | None = Field(description="stop after this many tokens; null: all")
+
+    @property
+    def settled_separator(self) -> Separator:
+        """What stands between packed documents; raises ValueError where that is still to be measured."""
+        if self.separator == "auto":
+            raise ValueError("data.separator=auto is settled before text is cut in windows: see scae.separator")
+        return self.separator
 
 
 class StdlibData(Windows):
@@ -262,7 +274,19 @@ def parse(values: Mapping[str, Any]) -> Config:
     ]
     if problems:
         raise cannot_run(problems)
-    return config
+    return config.model_copy(update={"data": _settled(config)})
+
+
+def _settled(config: Config) -> StdlibData | TextData | HubData:
+    """The data section without choices that need no measurement, so that one thing has one name.
+
+    A padded window holds one document. The embedded model never saw a text: what it is trained on is what it knows.
+    """
+    if config.data.packing == "document":
+        return config.data.model_copy(update={"separator": "none", "attend_across": True})
+    if config.data.separator == "auto" and isinstance(config.model, TinyModel):
+        return config.data.model_copy(update={"separator": "eos"})
+    return config.data
 
 
 # The rules that no single key can check.
@@ -321,6 +345,11 @@ def _choice_problems(config: Config) -> Iterator[str]:
     data, connectivity = config.data, config.connectivity
     if data.max_tokens is not None and data.max_tokens < data.context:
         yield f"data.max_tokens={data.max_tokens}: less than one window of data.context={data.context}"
+    if data.packing == "document" and data.separator not in ("auto", "none"):
+        yield (
+            f"data.separator={data.separator}: data.packing=document puts one document in a window, nothing between "
+            "two; allowed: auto, none"
+        )
     if (connectivity.method == "file") != (connectivity.path is not None):
         yield (
             f"connectivity.path={_null(connectivity.path)}: connectivity.method=file needs a connections .safetensors, "

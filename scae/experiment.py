@@ -18,6 +18,7 @@ from scae.config import STAGES, Config, ConfigError, Stage, TinyModel
 from scae.memory import keep_freed_memory
 from scae.plan import Plan
 from scae.report import arms_table, terminal, write_run
+from scae.separator import settle
 from scae.whole_files import write_text
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def run(config: Config) -> float | None:
     """Run the stages asked for, with what they need; returns `optimized_metric` where it is known."""
-    plan = Plan(config)
+    plan = Plan(settle(config))
     if config.force and is_first_process():
         for artifact in plan.made_by(STAGES[min(map(STAGES.index, config.force)) :]):
             artifact.discard()
@@ -138,7 +139,7 @@ def collect_metrics(plan: Plan) -> dict[str, float]:
 
 
 def describe_run(plan: Plan, output: Path) -> dict[str, Any]:
-    """Where the artifacts of a run lie, relative to the run directory."""
+    """Where the artifacts of a run lie, relative to the run directory, and what its windows were."""
 
     def relative(path: Path) -> str:
         return os.path.relpath(path.resolve(), output.resolve())
@@ -157,7 +158,9 @@ def describe_run(plan: Plan, output: Path) -> dict[str, Any]:
         "finetune": plan.finetune(plan.pruned),
         "evaluate": plan.evaluate,
     }
+    data = plan.config.data
     return {
-        "model": source | {"dtype": model.dtype, "prepend_bos": plan.config.data.prepend_bos},
+        "data": {"separator": data.separator, "attend_across": data.attend_across},
+        "model": source | {"dtype": model.dtype, "prepend_bos": data.prepend_bos},
         "stages": {stage: relative(artifact.folder) for stage, artifact in stages.items()},
     }

@@ -44,7 +44,9 @@ class Plan:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        return {"data": self.config.data.model_dump(mode="json"), "corpus": corpus_fingerprint(self.config.data)}
+        data = self.config.data
+        section = data.model_dump(mode="json") | {"separator": data.settled_separator}
+        return {"data": section, "corpus": corpus_fingerprint(data)}
 
     @cached_property
     def model(self) -> Artifact | None:

@@ -51,6 +51,11 @@ class Site:
         """The TransformerLens name of the layer's attention pattern."""
         return f"blocks.{self.layer}.attn.hook_pattern"
 
+    @property
+    def hook_scores(self) -> str:
+        """The TransformerLens name of the layer's attention scores, from which the pattern is made."""
+        return f"blocks.{self.layer}.attn.hook_attn_scores"
+
 
 def precedes(up: Site, down: Site, *, parallel: bool) -> bool:
     """Whether the output of `up` is part of what `down` reads.

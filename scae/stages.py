@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,18 @@ import torch
 from scae.artifacts import is_first_process
 from scae.config import Config, ConfigError, Connectivity, LocalModel, TinyModel
 from scae.connections import Connections
-from scae.data import Batch, TokenWindows, WindowModule, documents, heldout_batches, train_and_heldout, train_tokenizer
-from scae.data.corpus import is_heldout
+from scae.data import (
+    Batch,
+    TokenWindows,
+    WindowModule,
+    heldout_batches,
+    train_and_heldout,
+    train_tokenizer,
+    training_documents,
+)
 from scae.evaluation import Arm, bypass_share, evaluate
-from scae.evaluation.unigram import unigram, unigram_ce
-from scae.lm import LanguageModel, Trace, open_model
+from scae.evaluation.unigram import unigram, unigram_ce, warn_if_no_better
+from scae.lm import LanguageModel, Trace, check_borders, open_model
 from scae.lm.tiny import TinyTraining, build_tiny, save_tiny
 from scae.objectives import Objective
 from scae.plan import Finetuned, Plan, describe_loss
@@ -26,6 +33,7 @@ from scae.suite.files import load, save
 from scae.training import Place, SuiteTraining, bound_from_data, fit, start_from_data
 
 log = logging.getLogger(__name__)
+FIRST_LOOK = 4096  # training tokens on which a model from elsewhere is compared with their frequencies
 FIRST_BATCHES = 8  # micro-steps that a new suite takes its biases and scales from
 
 
@@ -58,6 +66,8 @@ class Stages:
         lm = open_model(name, dtype=model.dtype, prepend_bos=data.prepend_bos, revision=revision)
         if data.context > lm.context:
             raise ConfigError(f"data.context={data.context}: {name} takes at most {lm.context} tokens")
+        if not data.attend_across:
+            check_borders(lm)
         return lm.to(self.device)
 
     @cached_property
@@ -79,7 +89,7 @@ class Stages:
             yield self._trace(batch)
 
     def _trace(self, batch: Batch) -> Trace:
-        return self.lm.trace(batch.tokens.to(self.device), batch.live.to(self.device))
+        return self.lm.trace(*batch.to(self.device))
 
     # The stages. Each writes into `folder` and returns facts for artifact.json.
 
@@ -87,8 +97,7 @@ class Stages:
         """Train the tokenizer and the embedded model on the training documents."""
         config, model = self.config, self.config.model
         assert isinstance(model, TinyModel)
-        texts = (text for i, text in enumerate(documents(config.data)) if not is_heldout(i, config.data.heldout))
-        tokenizer = train_tokenizer(texts, model.vocab_size)
+        tokenizer = train_tokenizer(training_documents(config.data), model.vocab_size)
         train, _ = train_and_heldout(config.data, tokenizer, self.plan.root)
         data = WindowModule(train=train, batch_size=model.batch_size, steps=model.steps, seed=config.seed)
         network = build_tiny(model, tokenizer, context=config.data.context)
@@ -112,6 +121,8 @@ class Stages:
     def pretrain(self, folder: Path) -> dict[str, Any]:
         """Train every dictionary on its own module."""
         config = self.config
+        if not isinstance(config.model, TinyModel) and is_first_process():
+            warn_if_no_better(self.lm, self.windows[0], partial(self.sample, FIRST_LOOK))
         sites = choose_sites(self.lm.paths, config.sites.layers, list(config.sites.kinds))
         suite = Suite.from_config(config.sae, sites, self.lm).to(self.device)
         suite.chunk_mb = config.trainer.chunk_mb
@@ -205,7 +216,9 @@ class Stages:
         self.lm.to(self.device)
         if is_first_process():
             if name == "pretrain" and config.sae.bound.margin is not None:
-                bound_from_data(suite.to(self.device), self.sample(config.sae.bound.tokens), margin=config.sae.bound.margin)
+                bound_from_data(
+                    suite.to(self.device), self.sample(config.sae.bound.tokens), margin=config.sae.bound.margin
+                )
             save(suite.to(self.device), config.sae, folder)
         return {"tokens": training.steps * tokens}
 

@@ -21,6 +21,6 @@ Stream = Float[Tensor, "batch pos d_model"]
 """A residual stream, or what one module writes to it."""
 
 Live = Bool[Tensor, "batch pos"]
-"""Text positions: neither a prepended BOS nor padding. Everything else keeps the model's own values."""
+"""Text: neither a prepended BOS, nor a separator, nor padding. Every other position keeps the model's own values."""
 
 __all__ = ["Bool", "Float", "Int", "Live", "Stream", "Tensor"]

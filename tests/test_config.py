@@ -137,6 +137,9 @@ def _seconds(action: Callable[[], object]) -> float:
         ("finetune.warmup=0.9", ["finetune.warmup=0.9 and finetune.decay=0.3"]),
         ("trainer.devices=3", ["pretrain.batch_size=16", "trainer.devices=3", "finetune.batch_size=16"]),
         ("data.max_tokens=5", ["data.max_tokens=5", "data.context=128"]),
+        ("data.separator=bso", ["data.separator='bso'", "'auto', 'none', 'bos' or 'eos'", "did you mean `bos`?"]),
+        ("data.separator=null", ["data.separator=null", "'auto', 'none'"]),
+        ("data.attend_across=no_way", ["data.attend_across='no_way'", "true or false"]),
         ("connectivity=file", ["connectivity.path=null", "method=file"]),
         ("connectivity.path=here", ["connectivity.path=here", "connectivity.method=contribution"]),
         ("logger.kind=wandb", ["logger=wandb"]),
@@ -170,6 +173,31 @@ def test_what_needs_a_value_is_told_at_once(composed: Composed) -> None:
 
 def test_an_item_wrong_in_a_list_is_not_told_to_be_all(composed: Composed) -> None:
     assert "all" not in refusal(composed, "sites.layers=[0,a]").partition("allowed:")[2]
+
+
+def test_a_separator_needs_two_documents_in_a_window(composed: Composed) -> None:
+    told = refusal(composed, "data.packing=document", "data.separator=bos")
+    assert "data.separator=bos: data.packing=document puts one document in a window" in told
+    assert "allowed: auto, none" in told
+
+
+@pytest.mark.parametrize(
+    ("overrides", "separator", "attend_across"),
+    [
+        ([], "eos", True),  # the embedded model is trained on the windows: nothing to measure
+        (["data.separator=bos", "data.attend_across=false"], "bos", False),
+        (["data.packing=document", "data.attend_across=false"], "none", True),
+        (["model=hub", "model.name=a/b"], "auto", True),
+        (["model=hub", "model.name=a/b", "data.packing=document"], "none", True),
+        (["model=hub", "model.name=a/b", "data.separator=eos"], "eos", True),
+    ],
+)
+def test_what_needs_no_measurement_is_settled(
+    composed: Composed, overrides: list[str], separator: str, attend_across: bool
+) -> None:
+    data = parse(composed(*overrides)).data
+    assert data.separator == separator
+    assert data.attend_across == attend_across
 
 
 def test_force_needs_its_stage(composed: Composed) -> None:

@@ -489,6 +489,7 @@ def test_the_trained_model_is_an_ordinary_local_one(finished: Finished, tmp_path
         *without,
         "model=local",
         f"model.path={plan.model.folder}",
+        "data.separator=eos",  # what it was trained on; auto would measure
         "sae.expansion=4",
         f"paths.output={tmp_path / 'out'}",
     )

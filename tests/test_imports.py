@@ -15,7 +15,7 @@ LAYERS = (
     ("selection", "objectives", "data"),
     ("training", "evaluation", "report", "interop", "analysis"),
     ("plan",),
-    ("stages", "runs"),
+    ("stages", "runs", "separator"),
     ("experiment",),
     ("relaunch",),
     ("hydra_support",),

@@ -81,6 +81,8 @@ def downstream_of(stage: str) -> set[str]:
         ("model.d_mlp=64", "model"),
         ("data.context=64", "model"),
         ("data.heldout=0.2", "model"),
+        ("data.separator=bos", "model"),
+        ("data.attend_across=false", "model"),
         ("seed=1", "model"),
         ("sae.k=3", "pretrain"),
         ("sae=batchtopk", "pretrain"),
@@ -162,12 +164,19 @@ def test_the_text_is_known_by_its_content(of: Of, tmp_path: Path) -> None:
 def test_a_local_model_is_known_by_its_content(of: Of, tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_text("{}")
-    config = of("model=local", f"model.path={tmp_path}")
+    local = ("model=local", f"model.path={tmp_path}", "data.separator=none")
+    config = of(*local)
     assert Plan(config).model is None
     before = names(config)
-    assert names(of("model=local", f"model.path={tmp_path}", "model.dtype=bfloat16"))["pretrain"] != before["pretrain"]
+    assert names(of(*local, "model.dtype=bfloat16"))["pretrain"] != before["pretrain"]
     (tmp_path / "config.json").write_text('{"changed": 1}')
     assert names(config)["pretrain"] != before["pretrain"]
+
+
+def test_nothing_is_named_before_its_separator_is_known(of: Of) -> None:
+    assert changed(of, "data.separator=eos") == set()  # what auto means for the embedded model
+    with pytest.raises(ValueError, match=r"data\.separator=auto is settled before"):
+        names(of("model=hub", "model.name=a/b"))
 
 
 def test_twins(of: Of) -> None:

@@ -24,7 +24,9 @@ SMALL = (
     "evaluation.tokens=1024",
     "evaluation.batch_size=8",
 )
-PRESET = tuple(f"~model.{key}" for key in ("d_model", "n_layers", "n_heads", "d_mlp", "vocab_size", "steps", "batch_size"))
+PRESET = tuple(
+    f"~model.{key}" for key in ("d_model", "n_layers", "n_heads", "d_mlp", "vocab_size", "steps", "batch_size")
+)
 
 
 def in_other_units(source: Path, folder: Path, factor: float) -> Path:

@@ -10,6 +10,7 @@ _HOMES = {
     "documents": "corpus",
     "corpus_fingerprint": "corpus",
     "is_heldout": "corpus",
+    "training_documents": "corpus",
     "train_tokenizer": "tokenizer",
     "tokenizer_fingerprint": "tokenizer",
     "Batch": "windows",
@@ -32,6 +33,7 @@ __all__ = [
     "tokenizer_fingerprint",
     "train_and_heldout",
     "train_tokenizer",
+    "training_documents",
 ]
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from scae.artifacts import locked
+from scae.artifacts import is_first_process, locked
 from scae.config import ConfigError
 from scae.data import corpus
 from scae.data.packing import WindowBuilder
 from scae.data.tokenizer import fingerprint
+from scae.data.unknown import warn_of_unknown
 from scae.data.windows import TokenWindows
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def train_and_heldout(
         "data": data.model_dump(mode="json"),
         "corpus": corpus.fingerprint(data),
         "tokenizer": fingerprint(tokenizer),
-        "format": 1,
+        "format": 2,
     }
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / f"tokens-{key}"
@@ -46,6 +47,8 @@ def train_and_heldout(
         with locked(cache / f"tokens-{key}.lock", folder.name):
             if not folder.exists():
                 _make(data, tokenizer, folder, made_from)
+    if is_first_process():
+        warn_of_unknown(json.loads((folder / "artifact.json").read_text())["unknown"])
     return TokenWindows.load(folder / "train.safetensors"), TokenWindows.load(folder / "heldout.safetensors")
 
 
@@ -57,7 +60,13 @@ def _make(data: corpus.Data, tokenizer: PreTrainedTokenizerBase, folder: Path, m
         bounds = (training, data.max_tokens - training)
     train, heldout = (
         WindowBuilder(
-            tokenizer, context=data.context, packing=data.packing, prepend_bos=data.prepend_bos, max_tokens=bound
+            tokenizer,
+            context=data.context,
+            packing=data.packing,
+            prepend_bos=data.prepend_bos,
+            separator=data.settled_separator,
+            attend_across=data.attend_across,
+            max_tokens=bound,
         )
         for bound in bounds
     )
@@ -80,6 +89,6 @@ def _make(data: corpus.Data, tokenizer: PreTrainedTokenizerBase, folder: Path, m
         windows.save(temporary / f"{name}.safetensors")
         sides[name] = {"documents": builder.documents, "windows": len(windows), "tokens": windows.n_tokens}
         log.info("%s: %s", name, ", ".join(f"{count:,} {what}" for what, count in sides[name].items()))
-    note = {"made_from": made_from, **sides, "python": platform.python_version()}
+    note = {"made_from": made_from, **sides, "unknown": train.unknown.facts(), "python": platform.python_version()}
     (temporary / "artifact.json").write_text(json.dumps(note, indent=2) + "\n")
     temporary.replace(folder)

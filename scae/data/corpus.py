@@ -83,6 +83,11 @@ def is_heldout(index: int, share: float) -> bool:
     return math.floor((index + 1) * share) > math.floor(index * share)
 
 
+def training_documents(data: Data) -> Iterator[str]:
+    """The documents that are not held out."""
+    return (text for index, text in enumerate(documents(data)) if not is_heldout(index, data.heldout))
+
+
 def _stdlib() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 

@@ -1,5 +1,8 @@
 """Windows of tokens, the unit of training and evaluation, and the batches that are made of them.
 
+A position is live where it holds text: no prepended BOS, no separator between documents, no padding. Where attention
+may not cross the border of two documents, every position also has the number of its document.
+
 Axes: window (of the corpus), batch (windows of one step), pos (position in a window).
 """
 
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from scae.whole_files import write
 
-_FORMAT = "scae.token_windows.1"
+_FORMAT = "scae.token_windows.2"
 
 
 class Batch(NamedTuple):
@@ -28,13 +31,15 @@ class Batch(NamedTuple):
     """
 
     tokens: Int64[Tensor, "batch pos"]
-    live: Bool[Tensor, "batch pos"]  # text: neither the prepended BOS at position 0 nor padding
+    live: Bool[Tensor, "batch pos"]  # text: neither the prepended BOS at position 0, nor a separator, nor padding
+    documents: Int64[Tensor, "batch pos"] | None = None  # which document, the prepended BOS 0; None: all may be read
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on another device."""
         return Batch(
             tokens=self.tokens.to(device, non_blocking=non_blocking),
             live=self.live.to(device, non_blocking=non_blocking),
+            documents=None if self.documents is None else self.documents.to(device, non_blocking=non_blocking),
         )
 
 
@@ -45,6 +50,8 @@ class TokenWindows:
     tokens: Int32[Tensor, "window pos"]
     lengths: Int32[Tensor, " window"]  # tokens that are not padding, the prepended BOS included
     bos: bool  # position 0 of every window is a prepended BOS
+    separator: int | None = None  # the token between documents
+    starts: Bool[Tensor, "window pos"] | None = None  # where a document begins; None: attention may cross
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -62,14 +69,30 @@ class TokenWindows:
     def batch(self, indices: Int[Tensor, " batch"] | Sequence[int]) -> Batch:
         """The windows at `indices`, in that order; raises IndexError beyond the last window."""
         index = torch.as_tensor(indices, dtype=torch.int64)
+        return Batch(tokens=self.tokens[index].long(), live=self.live(index), documents=self._documents(index))
+
+    def live(self, index: Int64[Tensor, " batch"] | slice = slice(None)) -> Bool[Tensor, "batch pos"]:
+        """Which positions of the windows at `index` are text."""
         position = torch.arange(self.context)
-        live = (position < self.lengths[index, None]) & (position >= int(self.bos))
-        return Batch(tokens=self.tokens[index].long(), live=live)
+        live = (position < self.lengths[index][:, None]) & (position >= int(self.bos))
+        return live if self.separator is None else live & (self.tokens[index] != self.separator)
+
+    def _documents(self, index: Int64[Tensor, " batch"]) -> Int64[Tensor, "batch pos"] | None:
+        if self.starts is None:
+            return None
+        documents = self.starts[index].cumsum(1) + 1
+        if self.bos:
+            documents[:, 0] = 0
+        return documents
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, under a temporary name first, so that a killed run leaves no half file."""
         tensors = {"tokens": self.tokens.contiguous(), "lengths": self.lengths.contiguous()}
-        write(path, partial(save_file, tensors, metadata={"format": _FORMAT, "bos": str(self.bos).lower()}))
+        if self.starts is not None:
+            tensors["starts"] = self.starts.contiguous()
+        separator = "none" if self.separator is None else str(self.separator)
+        metadata = {"format": _FORMAT, "bos": str(self.bos).lower(), "separator": separator}
+        write(path, partial(save_file, tensors, metadata=metadata))
 
     @classmethod
     def load(cls, path: Path) -> "TokenWindows":
@@ -82,7 +105,14 @@ class TokenWindows:
             raise ValueError(f"{path}: cannot be read as safetensors: {error}") from error
         if problem := _problem(metadata, tensors):
             raise ValueError(f"{path}: no token windows of this version: {problem}")
-        return cls(tokens=tensors["tokens"], lengths=tensors["lengths"], bos=metadata["bos"] == "true")
+        separator = metadata["separator"]
+        return cls(
+            tokens=tensors["tokens"],
+            lengths=tensors["lengths"],
+            bos=metadata["bos"] == "true",
+            separator=None if separator == "none" else int(separator),
+            starts=tensors.get("starts"),
+        )
 
 
 def _problem(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str | None:
@@ -91,8 +121,11 @@ def _problem(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str | None
         return f"metadata format={metadata.get('format')}; needed: {_FORMAT}"
     if metadata.get("bos") not in ("true", "false"):
         return f"metadata bos={metadata.get('bos')}; allowed: true, false"
-    if set(tensors) != {"tokens", "lengths"}:
-        return f"tensors {', '.join(sorted(tensors)) or 'none'}; needed: lengths, tokens"
+    separator = metadata.get("separator", "")
+    if separator != "none" and not separator.isdecimal():
+        return f"metadata separator={separator or None}; allowed: none, the number of a token"
+    if set(tensors) - {"starts"} != {"tokens", "lengths"}:
+        return f"tensors {', '.join(sorted(tensors)) or 'none'}; needed: lengths, tokens; allowed: starts"
     tokens, lengths = tensors["tokens"], tensors["lengths"]
     if tokens.dtype != torch.int32 or lengths.dtype != torch.int32:
         return f"tokens are {tokens.dtype}, lengths {lengths.dtype}; needed: torch.int32"
@@ -100,6 +133,9 @@ def _problem(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str | None
         return (
             f"tokens have shape {tuple(tokens.shape)}, lengths {tuple(lengths.shape)}; needed: (window, pos), (window)"
         )
+    starts = tensors.get("starts")
+    if starts is not None and (starts.dtype != torch.bool or starts.shape != tokens.shape):
+        return f"starts are {starts.dtype} of shape {tuple(starts.shape)}; needed: torch.bool, one a token"
     if lengths.min() < 1 or lengths.max() > tokens.shape[1]:
         return f"lengths from {lengths.min()} to {lengths.max()}; allowed: 1 to {tokens.shape[1]}"
     if tokens.min() < 0:

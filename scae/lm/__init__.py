@@ -1,8 +1,8 @@
 """The frozen language model: load, fold, trace, splice, and its linear paths."""
 
-from scae.lm.load import UnsupportedModelError, open_model, wrap
+from scae.lm.load import UnsupportedModelError, check_borders, open_model, wrap
 from scae.lm.model import LanguageModel
 from scae.lm.paths import LinearPaths
 from scae.lm.trace import Trace
 
-__all__ = ["LanguageModel", "LinearPaths", "Trace", "UnsupportedModelError", "open_model", "wrap"]
+__all__ = ["LanguageModel", "LinearPaths", "Trace", "UnsupportedModelError", "check_borders", "open_model", "wrap"]

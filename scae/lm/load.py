@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from scae.lm.borders import visible
 from scae.lm.model import LanguageModel
 from scae.lm.paths import LinearPaths
 from scae.sites import levels
@@ -135,6 +136,21 @@ def _check_exact(model: LanguageModel) -> None:
             stream = stream + trace.outputs[site]
     logits = model.bridge(tokens).to(paths.W_U.dtype).log_softmax(-1)
     _compare(paths.logits(stream).log_softmax(-1), logits, "next-token distribution", loose)
+
+
+@torch.no_grad()
+def check_borders(model: LanguageModel) -> None:
+    """Raises UnsupportedModelError where hiding other documents does not change the model's attention patterns."""
+    documents = torch.tensor([[0, 1, 1, 1, 2, 2, 3, 3]], device=model.device)
+    trace = model.trace(documents, documents=documents)
+    hidden = ~visible(documents)[:, None]
+    assert trace.patterns is not None
+    crossing = [layer for layer, pattern in trace.patterns.items() if bool(pattern.masked_select(hidden).any())]
+    if crossing:
+        raise UnsupportedModelError(
+            f"data.attend_across=false: the attention of layers {crossing} crosses the borders of documents all the "
+            "same, its scores cannot be changed in this architecture; allowed: true"
+        )
 
 
 def _compare(ours: Tensor, theirs: Tensor, what: str, tolerance: float) -> None:

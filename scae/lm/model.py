@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from scae.lm.borders import hide_others
 from scae.lm.paths import LinearPaths
 from scae.lm.trace import Trace
 from scae.sites import Site
@@ -54,9 +55,17 @@ class LanguageModel:
         return tokens, live
 
     @torch.no_grad()
-    def trace(self, text: str | Int[Tensor, "batch pos"], live: Live | None = None, *, patterns: bool = True) -> Trace:
-        """Run the model once on a text, or on windows of tokens whose text positions are `live`.
+    def trace(
+        self,
+        text: str | Int[Tensor, "batch pos"],
+        live: Live | None = None,
+        documents: Int[Tensor, "batch pos"] | None = None,
+        *,
+        patterns: bool = True,
+    ) -> Trace:
+        """Run the model once on a text, or on windows of tokens whose text positions are `live`: `trace(*batch)`.
 
+        documents: the number of the document at each position, 0 for a BOS that all may read; attention stays inside.
         patterns: keep the attention patterns, which the dense and the pruned pass need.
         """
         if isinstance(text, str):
@@ -68,7 +77,7 @@ class LanguageModel:
         names = {"blocks.0.hook_resid_pre"}
         for site in self.paths.modules:
             names |= {site.hook_out, site.hook_scale} | ({site.hook_pattern} if patterns else set())
-        self._run(tokens, [(name, _keep(kept, name)) for name in sorted(names)])
+        self._run(tokens, [(name, _keep(kept, name)) for name in sorted(names)], documents)
         dtype = self.paths.W_U.dtype
         kept = {name: value.to(dtype) for name, value in kept.items()}
         return Trace(
@@ -80,9 +89,12 @@ class LanguageModel:
             patterns={layer: kept[Site(layer, "attn").hook_pattern] for layer in range(self.paths.n_layers)}
             if patterns
             else None,
+            documents=documents,
         )
 
-    def splice(self, tokens: Int[Tensor, "batch pos"], replace: Replace) -> dict[Site, Stream]:
+    def splice(
+        self, tokens: Int[Tensor, "batch pos"], replace: Replace, documents: Int[Tensor, "batch pos"] | None = None
+    ) -> dict[Site, Stream]:
         """Run the model with every module's output passed through `replace`; attention and normalisations stay live.
 
         Returns what each module wrote in the end; gradients flow through the model into `replace`.
@@ -107,11 +119,19 @@ class LanguageModel:
             if site.kind == "mlp":
                 hooks.append((f"blocks.{site.layer}.ln2.hook_normalized", keep_input(site)))
             hooks.append((site.hook_out, rewrite(site)))
-        self._run(tokens, hooks)
+        self._run(tokens, hooks, documents)
         return wrote
 
-    def _run(self, tokens: Int[Tensor, "batch pos"], hooks: list[tuple[str, Callable]]) -> None:
+    def _run(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        hooks: list[tuple[str, Callable]],
+        documents: Int[Tensor, "batch pos"] | None,
+    ) -> None:
         """One run up to the final residual stream; logits are made from it by `LinearPaths.logits` where needed."""
+        if documents is not None:
+            hide = hide_others(documents)
+            hooks = [(site.hook_scores, hide) for site in self.paths.modules if site.kind == "attn"] + hooks
         self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, stop_at_layer=self.paths.n_layers)
 
 

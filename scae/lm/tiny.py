@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from scae.config import TinyModel
+from scae.lm.borders import visible
 from scae.schedule import trapezoid
 from scae.typing import Bool, Float, Int, Tensor
 
@@ -45,7 +46,8 @@ class TinyTraining(lightning.LightningModule):
         self.model, self.config = model, config
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        logits = self.model(batch.tokens, use_cache=False).logits
+        mask = None if batch.documents is None else visible(batch.documents)[:, None]
+        logits = self.model(batch.tokens, attention_mask=mask, use_cache=False).logits
         loss = next_token_loss(logits, batch.tokens, batch.live)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss

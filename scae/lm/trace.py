@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scae.sites import Site
-from scae.typing import Float, Int, Live, Stream, Tensor
+from scae.typing import Bool, Float, Int, Live, Stream, Tensor
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class Trace:
     tokens: `[batch, pos]`; live: `[batch, pos]` text positions; embed: `[batch, pos, d_model]` the stream before the
     first layer; outputs: what every module writes to the stream, `[batch, pos, d_model]`; scales: the number by which
     each module's input is divided, `[batch, pos, 1]`; patterns: by layer, `[batch, head, query, key]`, None where the
-    pass to come does not move anything between positions.
+    pass to come does not move anything between positions; documents: `[batch, pos]` the number of the document where
+    attention stayed inside it (see `scae.lm.borders`), None where it could cross.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -23,6 +24,13 @@ class Trace:
     outputs: dict[Site, Stream]
     scales: dict[Site, Float[Tensor, "batch pos 1"]]
     patterns: dict[int, Float[Tensor, "batch head query key"]] | None
+    documents: Int[Tensor, "batch pos"] | None = None
+
+    @property
+    def scored(self) -> Bool[Tensor, "batch pos_minus_1"]:
+        """Text positions followed by text that they could foretell: where a prediction is compared."""
+        scored = self.live[:, :-1] & self.live[:, 1:]
+        return scored if self.documents is None else scored & (self.documents[:, :-1] == self.documents[:, 1:])
 
     @property
     def n_live(self) -> int:

@@ -1,4 +1,4 @@
-"""Loss terms. Each compares a pass over the suite with the clean run; padding and BOS never enter, and none has a unit.
+"""Loss terms. Each compares a pass over the suite with the clean run at text positions, and none has a unit.
 
 recon       sum over sites of ||y - yhat||^2 / ||y - mean y||^2                  (fvu)
             sum over sites of the mean of u = ||y - yhat||^2 / d_model in the site's unit              (mse)
@@ -33,8 +33,7 @@ class Comparison:
 
     @cached_property
     def scored(self) -> Bool[Tensor, "batch pos_minus_1"]:
-        """Text positions that are followed by one: where a prediction is compared."""
-        return self.trace.live[:, :-1] & self.trace.live[:, 1:]
+        return self.trace.scored
 
     @cached_property
     def targets(self) -> Int[Tensor, " scored"]:
@@ -50,6 +49,16 @@ class Comparison:
     def clean_logits(self) -> Float[Tensor, "scored vocab"]:
         """The model's predictions."""
         return self._predictions(self.trace.stream(self.paths.modules))
+
+    @cached_property
+    def n_live(self) -> Float[Tensor, ""]:
+        """Text positions, the mean over devices."""
+        return over_devices(self.trace.live.sum().to(self.trace.embed.dtype))
+
+    @cached_property
+    def n_scored(self) -> Float[Tensor, ""]:
+        """Predictions, the mean over devices."""
+        return over_devices(self.scored.sum().to(self.trace.embed.dtype))
 
     def _predictions(self, residual: Stream) -> Float[Tensor, "scored vocab"]:
         return self.paths.logits(residual[:, :-1][self.scored])
@@ -99,7 +108,7 @@ class Recon(Term):
                 total = total + (target - ours).square().sum() / _variation(target)
             else:
                 u = ((target - ours) / comparison.out.units[site]).square().mean(1)
-                total = total + (self._huber(u) if self.kind == "huber" else u).mean()
+                total = total + (self._huber(u) if self.kind == "huber" else u).sum() / comparison.n_live
         return total
 
     def _huber(self, u: Float[Tensor, " live"]) -> Float[Tensor, " live"]:
@@ -135,22 +144,21 @@ class LogitKl(Term):
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
         p = F.log_softmax(comparison.clean_logits / self.temperature, dim=-1)
         q = F.log_softmax(comparison.logits / self.temperature, dim=-1)
-        return F.kl_div(q, p, reduction="batchmean", log_target=True) * self.temperature**2
+        return F.kl_div(q, p, reduction="sum", log_target=True) / comparison.n_scored * self.temperature**2
 
 
 class CrossEntropy(Term):
     name = "ce"
 
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
-        return F.cross_entropy(comparison.logits, comparison.targets)
+        return F.cross_entropy(comparison.logits, comparison.targets, reduction="sum") / comparison.n_scored
 
 
 class Sparsity(Term):
     name, reads_stream = "sparsity", False
 
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
-        n_live = comparison.trace.live.sum()
-        return torch.stack([code.value.sum() for code in comparison.out.codes.values()]).sum() / n_live
+        return torch.stack([code.value.sum() for code in comparison.out.codes.values()]).sum() / comparison.n_live
 
 
 class AuxK(Term):

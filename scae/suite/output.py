@@ -14,8 +14,8 @@ class SuiteOutput:
     embed: `[batch, pos, d_model]` the stream before the first layer; live: `[batch, pos]`; codes: by site, the
     activations of its features; outputs: what every module leaves on the stream, `[batch, pos, d_model]`: the
     reconstruction of its dictionary at live positions, the model's own output elsewhere and where there is no
-    dictionary; units: by site, the size of what its dictionary takes for 1; revived: by site, what its dead features make
-    of the error, `[batch, pos, d_model]` (AuxK, in training).
+    dictionary; units: by site, the size of what its dictionary takes for 1; revived: by site, what its dead features
+    make of the error, `[batch, pos, d_model]` (AuxK, in training).
     """
 
     embed: Stream

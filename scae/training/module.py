@@ -33,7 +33,7 @@ class SuiteTraining(lightning.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         lm = self.suite.lm
-        trace = lm.trace(batch.tokens, batch.live, patterns=self.mode in ("dense", "pruned"))
+        trace = lm.trace(*batch, patterns=self.mode in ("dense", "pruned"))
         with torch.autocast(self.device.type, enabled=False):  # mixed precision is for the language model
             out = self.suite(trace, mode=self.mode)
             loss = self.objective(out, trace, lm.paths)

@@ -17,7 +17,7 @@ def start_from_data(suite: Suite, batches: list[Any], *, centred: bool) -> None:
     """Give every dictionary the units of its own site and the mean of what it reconstructs, and scale its encoder so
     that what it adds to that mean is as long, for the median token of these batches, as what the target adds."""
     lm = suite.lm
-    traces = [lm.trace(b.tokens.to(lm.device), b.live.to(lm.device), patterns=False) for b in batches]
+    traces = [lm.trace(*b.to(lm.device), patterns=False) for b in batches]
     inputs: dict[Site, list[Tensor]] = {site: [] for site in suite.sites}
     for trace in traces:
         for site, x in true_inputs(suite, trace):

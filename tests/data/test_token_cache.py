@@ -20,6 +20,8 @@ WINDOWS: dict[str, Any] = {
     "context": 8,
     "packing": "packed",
     "prepend_bos": "auto",
+    "separator": "eos",
+    "attend_across": True,
     "heldout": 0.25,
     "max_tokens": None,
 }

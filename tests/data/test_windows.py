@@ -21,15 +21,26 @@ TEXTS = ["the cat sat on the mat", "x", "", "the dog sat on the log, " * 4, "end
 
 
 def build(texts: list[str], **changes: Any) -> TokenWindows:
-    settings = {"context": 8, "packing": "packed", "prepend_bos": "auto", "max_tokens": None, "tokenizer": TOKENIZER}
+    settings = {
+        "context": 8,
+        "packing": "packed",
+        "prepend_bos": "auto",
+        "separator": "eos",
+        "attend_across": True,
+        "max_tokens": None,
+        "tokenizer": TOKENIZER,
+    }
     return build_windows(texts, **(settings | changes))
 
 
-def joined(texts: list[str]) -> list[int]:
-    """The stream of a packed corpus, built the slow way."""
-    stream: list[int] = []
-    for ids in filter(None, map(TOKENIZER.encode, texts)):
-        stream += [EOS, *ids] if stream else ids
+SEPARATORS: dict[str, list[int]] = {"none": [], "bos": [BOS], "eos": [EOS]}
+
+
+def joined(texts: list[str], separator: str = "eos") -> list[tuple[int, int]]:
+    """The stream of a packed corpus, each token with the number of its document, built the slow way."""
+    stream: list[tuple[int, int]] = []
+    for number, ids in enumerate(filter(None, map(TOKENIZER.encode, texts))):
+        stream += [(token, number) for token in ([*SEPARATORS[separator], *ids] if stream else ids)]
     return stream
 
 
@@ -39,29 +50,61 @@ def joined(texts: list[str]) -> list[int]:
     st.integers(4, 9),
     st.booleans(),
     st.integers(1, 4),
+    st.sampled_from(list(SEPARATORS)),
 )
-def test_packing_loses_no_token(texts: list[str], context: int, bos: bool, batch: int) -> None:
-    stream, width = joined(texts), context - bos
+def test_packing_loses_no_token(texts: list[str], context: int, bos: bool, batch: int, separator: str) -> None:
+    stream, width = joined(texts, separator), context - bos
+    asked: dict[str, Any] = {"context": context, "prepend_bos": bos, "separator": separator, "attend_across": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "_BATCH_DOCUMENTS", batch)  # documents tokenised together change nothing
         if len(stream) < width:
             with pytest.raises(ConfigError):
-                build(texts, context=context, prepend_bos=bos)
+                build(texts, **asked)
             return
-        windows = build(texts, context=context, prepend_bos=bos)
-    whole = len(stream) // width * width
-    assert windows.tokens[:, int(bos) :].flatten().tolist() == stream[:whole]
+        windows = build(texts, **asked)
+    whole = stream[: len(stream) // width * width]
+    assert windows.tokens[:, int(bos) :].flatten().tolist() == [token for token, _ in whole]
+    documents = windows.batch(range(len(windows))).documents
+    assert documents is not None
+    inside = torch.tensor([number for _, number in whole]).view(-1, width)
+    same = documents[:, int(bos) :]
+    assert torch.equal(same[:, :, None] == same[:, None], inside[:, :, None] == inside[:, None])
+    assert same.min() >= 1
+    assert not bos or (documents[:, 0] == 0).all()
     assert (windows.lengths == context).all()
     assert windows.bos == bos
     assert not bos or (windows.tokens[:, 0] == BOS).all()
 
 
-def test_packed_live_is_everything_but_the_bos() -> None:
-    batch = build(TEXTS).batch([1, 0])
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_packed_live_is_everything_but_bos_and_separators(separator: str, bos: bool) -> None:
+    windows = build(TEXTS, separator=separator, prepend_bos=bos)
+    batch = windows.batch(range(len(windows)))
     assert batch.tokens.dtype == torch.int64
-    assert not batch.live[:, 0].any()
-    assert batch.live[:, 1:].all()
-    assert build(TEXTS, prepend_bos=False).batch([0]).live.all()
+    assert batch.documents is None
+    text = torch.ones_like(batch.live)
+    for token in SEPARATORS[separator]:
+        text &= batch.tokens != token
+        assert (~text).any()
+    if bos:
+        text[:, 0] = False
+    assert torch.equal(batch.live, text)
+    assert torch.equal(windows.live(), text)
+
+
+def test_a_separator_at_either_end_of_a_window_is_not_live() -> None:
+    for texts, place in ((["x" * 7, "x" * 20], 0), (["x" * 6, "x" * 20], -1)):
+        batch = build(texts, context=7, prepend_bos=False).batch([place + 1])
+        assert batch.tokens[0, place] == EOS
+        assert batch.live[0].logical_not().nonzero().flatten().tolist() == [place % 7]
+
+
+def test_moving_a_batch_keeps_the_documents() -> None:
+    batch = build(TEXTS, attend_across=False).batch([0, 1])
+    assert batch.documents is not None
+    assert torch.equal(batch.to("cpu").documents, batch.documents)
+    assert build(TEXTS, packing="document", attend_across=False).batch([0]).documents is None
 
 
 def test_documents_are_cut_padded_and_dropped_when_short() -> None:
@@ -83,13 +126,17 @@ def test_a_pad_token_in_the_text_is_live() -> None:
 
 
 def test_a_tokenizer_without_special_tokens() -> None:
-    windows = build(TEXTS, tokenizer=NO_SPECIALS)
+    windows = build(TEXTS, tokenizer=NO_SPECIALS, separator="none")
     assert not windows.bos
     stream = [token for text in TEXTS for token in NO_SPECIALS.encode(text)]
     assert windows.tokens.flatten().tolist() == stream[: windows.tokens.numel()]
     assert build(["end"], tokenizer=NO_SPECIALS, packing="document").tokens[0, -1] == 0
     with pytest.raises(ConfigError, match=r"data\.prepend_bos=true: the tokenizer has no BOS"):
         build(TEXTS, tokenizer=NO_SPECIALS, prepend_bos=True)
+    for separator in ("bos", "eos"):
+        said = rf"data\.separator={separator}: the tokenizer has no {separator.upper()} token; allowed: auto, none"
+        with pytest.raises(ConfigError, match=said):
+            build(TEXTS, tokenizer=NO_SPECIALS, separator=separator)
 
 
 @pytest.mark.parametrize("kind", ["packed", "document"])
@@ -133,25 +180,35 @@ def test_long_documents_cause_no_warning(caplog: pytest.LogCaptureFixture, recwa
     assert not recwarn.list
 
 
-def test_saved_and_loaded(tmp_path: Path) -> None:
-    windows = build(TEXTS, packing="document")
+@pytest.mark.parametrize(
+    "changes", [{"packing": "document"}, {"separator": "none"}, {"separator": "bos", "attend_across": False}], ids=str
+)
+def test_saved_and_loaded(tmp_path: Path, changes: dict[str, Any]) -> None:
+    windows = build(TEXTS, **changes)
     windows.save(tmp_path / "w.safetensors")
     loaded = TokenWindows.load(tmp_path / "w.safetensors")
     assert torch.equal(loaded.tokens, windows.tokens)
     assert torch.equal(loaded.lengths, windows.lengths)
     assert loaded.bos is True
+    assert loaded.separator == windows.separator
+    ours, theirs = (side.batch(range(len(windows))) for side in (loaded, windows))
+    assert torch.equal(ours.live, theirs.live)
+    assert (ours.documents is None) == (theirs.documents is None) == changes.get("attend_across", True)
+    assert ours.documents is None or torch.equal(ours.documents, theirs.documents)
     assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
 
 
 GOOD = {"tokens": torch.ones(2, 8, dtype=torch.int32), "lengths": torch.tensor([8, 3], dtype=torch.int32)}
-META = {"format": "scae.token_windows.1", "bos": "true"}
+META = {"format": "scae.token_windows.2", "bos": "true", "separator": "none"}
 
 
 @pytest.mark.parametrize(
     ("tensors", "metadata", "said"),
     [
-        (GOOD, META | {"format": "other"}, "format=other"),
+        (GOOD, META | {"format": "scae.token_windows.1"}, r"format=scae\.token_windows\.1; needed"),
         (GOOD, META | {"bos": "1"}, "bos=1"),
+        (GOOD, META | {"separator": "eos"}, "separator=eos; allowed: none, the number of a token"),
+        (GOOD | {"starts": torch.ones(2, 7, dtype=torch.bool)}, META, r"torch\.bool of shape \(2, 7\)"),
         ({"tokens": GOOD["tokens"]}, META, "tensors tokens"),
         (GOOD | {"tokens": torch.ones(2, 8)}, META, "float32"),
         (GOOD | {"lengths": torch.ones(3, dtype=torch.int32)}, META, r"shape \(2, 8\), lengths \(3,\)"),

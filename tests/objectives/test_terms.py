@@ -188,7 +188,9 @@ def test_the_mean_predictor_has_a_fvu_of_one_a_site(
 ) -> None:
     means = {site: o[trace.live].mean(0).expand_as(o) for site, o in trace.outputs.items()}
     constant = replace(out, outputs=means)
-    assert value(Recon(weight=1.0, kind="fvu", knee=4.0), constant, trace, lm) == pytest.approx(len(suite.sites), rel=1e-10)
+    assert value(Recon(weight=1.0, kind="fvu", knee=4.0), constant, trace, lm) == pytest.approx(
+        len(suite.sites), rel=1e-10
+    )
 
 
 def test_sparsity(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) -> None:
@@ -275,7 +277,9 @@ def test_bos_and_padding_never_enter(
 
 def test_padding_does_not_change_the_loss_of_a_whole_step(suite: Suite, trace: Trace, lm: LanguageModel) -> None:
     """The same text with more padding behind it, from the tokens on."""
-    terms: list[Term] = [make() for make in EVERY_TERM[:6] if make().name != "recon"] + [Recon(weight=1.0, kind="fvu", knee=4.0)]
+    terms: list[Term] = [make() for make in EVERY_TERM[:6] if make().name != "recon"] + [
+        Recon(weight=1.0, kind="fvu", knee=4.0)
+    ]
     objective = Objective(terms)
     longer = torch.cat([trace.tokens, trace.tokens[:, :3]], 1)
     live = torch.cat([trace.live, torch.zeros_like(trace.live[:, :3])], 1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_units import opened
 
 from scae.data import TokenWindows
 from scae.lm import Trace
@@ -20,7 +21,6 @@ from scae.sites import Site
 from scae.suite import Mode, Suite
 from scae.suite.passes import true_inputs
 from scae.training import bound_from_data, start_from_data
-from test_units import opened
 
 Make = Callable[..., Any]
 RARE, AT = 39, (0, 4)

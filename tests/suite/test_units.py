@@ -24,7 +24,14 @@ from scae.training import bound_from_data, start_from_data
 
 Make = Callable[..., Any]
 WRITERS = {
-    "gpt2": ("wte.weight", "wpe.weight", "attn.c_proj.weight", "attn.c_proj.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"),
+    "gpt2": (
+        "wte.weight",
+        "wpe.weight",
+        "attn.c_proj.weight",
+        "attn.c_proj.bias",
+        "mlp.c_proj.weight",
+        "mlp.c_proj.bias",
+    ),
     "neox": ("embed_in.weight", "dense.weight", "attention.dense.bias", "dense_4h_to_h.weight", "dense_4h_to_h.bias"),
     "llama": ("embed_tokens.weight", "o_proj.weight", "down_proj.weight"),
 }
@@ -104,7 +111,9 @@ def experiment(lm: LanguageModel, make_suite: Make, activation: str, windows: To
     objective = everything(auxk)
     traces = [lm.trace(batch.tokens, batch.live) for batch in map(windows.batch, (range(12), range(12, 24)))]
     start_from_data(suite, [windows.batch(range(12))], centred=activation != "relu")
-    losses = trained(suite, windows, objective, "plain", range(6)) + trained(suite, windows, objective, "spliced", range(2))
+    losses = trained(suite, windows, objective, "plain", range(6)) + trained(
+        suite, windows, objective, "spliced", range(2)
+    )
     bound_from_data(suite, traces, margin=1.2)
     selection = Connectivity(
         method="contribution", C=8, scope="joint", weighting="activation", tokens=1, chunk_mb=1, path=None
