@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from scae.checkpoints import CHECKPOINT
 from scae.config import ConfigError, TrainerConfig
 from scae.config import Logger as LoggerConfig
+from scae.training.finite import Finite
 from scae.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def fit(
                     enable_version_counter=False,
                 ),
                 Progress(place.stage, steps, tokens_per_step, shown=trainer.progress),
+                Finite(place.stage, checkpoint),
             ],
             logger=loggers,
             log_every_n_steps=logger.every,

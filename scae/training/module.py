@@ -1,5 +1,6 @@
 """Training a suite: one Lightning module for pretraining and for finetuning, which differ in the pass they run."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from scae.config import Training
-from scae.objectives import Objective
+from scae.lm import Trace
+from scae.objectives import LossOutput, Objective
 from scae.schedule import trapezoid
 from scae.suite import Mode, Suite, SuiteOutput
 
@@ -32,15 +34,31 @@ class SuiteTraining(lightning.LightningModule):
         self.suite.lm.to(self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        lm = self.suite.lm
-        trace = lm.trace(batch.tokens, batch.live, patterns=self.mode in ("dense", "pruned"))
-        with torch.autocast(self.device.type, enabled=False):  # mixed precision is for the language model
-            out = self.suite(trace, mode=self.mode)
-            loss = self.objective(out, trace, lm.paths)
+        _, out, loss = self._compute(batch)
         self._count_firing(out)
         self.log_dict({f"train/{name}": value for name, value in loss.terms.items()})
         self.log("train/loss", loss.total.detach(), prog_bar=True)
         return loss.total
+
+    def _compute(self, batch: Any) -> tuple[Trace, SuiteOutput, LossOutput]:
+        lm = self.suite.lm
+        trace = lm.trace(batch.tokens, batch.live, patterns=self.mode in ("dense", "pruned"))
+        with torch.autocast(self.device.type, enabled=False):  # mixed precision is for the language model
+            out = self.suite(trace, mode=self.mode)
+            return trace, out, self.objective(out, trace, lm.paths)
+
+    def parts(self) -> dict[str, torch.nn.Module]:
+        return {str(site): self.suite[site] for site in self.suite.sites}
+
+    def on_the_way(self, batch: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        trace, out, loss = self._compute(batch)
+        yield "the language model's embedding", trace.embed
+        for site in sorted(trace.outputs):
+            yield f"the language model's own output at {site}", trace.outputs[site]
+        for site, reconstruction in out.reconstructions.items():
+            yield f"the reconstruction at {site}", reconstruction
+        for name, value in loss.terms.items():
+            yield f"the term {name} of the loss", value
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set at run time
