@@ -61,13 +61,10 @@ class SuiteTraining(lightning.LightningModule):
             yield f"the term {name} of the loss", value
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set at run time
-            dead = [self.suite[site].tokens_since_fired >= self._dead_after for site in self.suite.sites]
+        auxk, every = self.suite.auxk, self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
+        if auxk is not None and self.global_step % every == 0:
+            dead = [self.suite[site].tokens_since_fired >= auxk.dead_after for site in self.suite.sites]
             self.log("train/dead", torch.cat(dead).float().mean())
-
-    @property
-    def _dead_after(self) -> int:
-        return self.suite.auxk.dead_after if self.suite.auxk else 10**9
 
     def _count_firing(self, out: SuiteOutput) -> None:
         """Advance the clocks of dead features, over the tokens of all devices."""
