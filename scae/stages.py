@@ -23,7 +23,7 @@ from scae.plan import Finetuned, Plan, describe_loss
 from scae.selection import choose
 from scae.suite import Mode, Suite, choose_sites
 from scae.suite.files import load, save
-from scae.training import Place, SuiteTraining, fit, start_from_data
+from scae.training import Place, SuiteTraining, WorstTokens, fit, start_from_data
 
 log = logging.getLogger(__name__)
 FIRST_BATCHES = 8  # micro-steps that a new suite takes its biases and scales from
@@ -200,6 +200,7 @@ class Stages:
             logger=config.logger,
             place=self._place(name, folder),
             seed=config.seed,
+            callbacks=[WorstTokens(name, config.trainer.worst_share_warning)],
         )
         self.lm.to(self.device)
         if is_first_process():

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from scae.lm import LinearPaths, Trace
+from scae.sites import Site
 from scae.suite import SuiteOutput
 from scae.typing import Bool, Float, Int, Stream, Tensor
 
@@ -47,6 +48,12 @@ class Comparison:
         """The model's predictions."""
         return self._predictions(self.trace.stream(self.paths.modules))
 
+    def at_positions(self, scored: Float[Tensor, " scored"]) -> Float[Tensor, "batch pos"]:
+        """A number for every prediction, at the position that makes it; 0 elsewhere."""
+        out = scored.new_zeros(self.trace.live.shape)
+        out[:, :-1][self.scored] = scored
+        return out
+
     def _predictions(self, residual: Stream) -> Float[Tensor, "scored vocab"]:
         return self.paths.logits(residual[:, :-1][self.scored])
 
@@ -73,6 +80,10 @@ class Term(ABC):
     @abstractmethod
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]: ...
 
+    def by_token(self, comparison: Comparison) -> dict[str, Float[Tensor, "batch pos"]]:
+        """What each token adds to the term, by the part of it that it adds to; empty where a term is not split."""
+        return {}
+
 
 class Recon(Term):
     name, reads_stream = "recon", False
@@ -82,15 +93,29 @@ class Recon(Term):
         self.kind = kind
 
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
-        trace, total = comparison.trace, comparison.trace.embed.new_zeros(())
+        total = comparison.trace.embed.new_zeros(())
+        for part in self.by_site(comparison).values():
+            total = total + part
+        return total
+
+    def by_site(self, comparison: Comparison) -> dict[Site, Float[Tensor, ""]]:
+        trace, parts = comparison.trace, {}
         for site, reconstruction in comparison.out.reconstructions.items():
             target, ours = trace.outputs[site][trace.live], reconstruction[trace.live]
             if self.kind == "fvu":
                 mean = over_devices(target.sum(0)) / over_devices(trace.live.sum().to(target.dtype))
-                total = total + (target - ours).square().sum() / over_devices((target - mean).square().sum())
+                parts[site] = (target - ours).square().sum() / over_devices((target - mean).square().sum())
             else:
-                total = total + F.mse_loss(ours, target)
-        return total
+                parts[site] = F.mse_loss(ours, target)
+        return parts
+
+    def by_token(self, comparison: Comparison) -> dict[str, Float[Tensor, "batch pos"]]:
+        """The part of each site, divided between the tokens as their squared errors are."""
+        trace, by_token = comparison.trace, {}
+        for site, part in self.by_site(comparison).items():
+            error = (trace.outputs[site] - comparison.out.outputs[site]).square().sum(-1) * trace.live
+            by_token[f"the reconstruction at {site}"] = part * error / error.sum().clamp_min(1e-30)
+        return by_token
 
 
 class BlockMse(Term):
@@ -118,9 +143,19 @@ class LogitKl(Term):
         self.temperature = temperature
 
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
+        q, p = self._log_probabilities(comparison)
+        return F.kl_div(q, p, reduction="batchmean", log_target=True) * self.temperature**2
+
+    def by_token(self, comparison: Comparison) -> dict[str, Float[Tensor, "batch pos"]]:
+        q, p = self._log_probabilities(comparison)
+        each = F.kl_div(q, p, reduction="none", log_target=True).sum(-1) * self.temperature**2
+        return {self.name: comparison.at_positions(each / len(each))}
+
+    def _log_probabilities(self, comparison: Comparison) -> tuple[Float[Tensor, "scored vocab"], ...]:
+        """Of the suite, of the model."""
         p = F.log_softmax(comparison.clean_logits / self.temperature, dim=-1)
         q = F.log_softmax(comparison.logits / self.temperature, dim=-1)
-        return F.kl_div(q, p, reduction="batchmean", log_target=True) * self.temperature**2
+        return q, p
 
 
 class CrossEntropy(Term):
@@ -128,6 +163,10 @@ class CrossEntropy(Term):
 
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
         return F.cross_entropy(comparison.logits, comparison.targets)
+
+    def by_token(self, comparison: Comparison) -> dict[str, Float[Tensor, "batch pos"]]:
+        each = F.cross_entropy(comparison.logits, comparison.targets, reduction="none")
+        return {self.name: comparison.at_positions(each / len(each))}
 
 
 class Sparsity(Term):

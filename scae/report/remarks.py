@@ -46,9 +46,7 @@ def _harmed(metrics: Metrics) -> Iterator[str]:
 
 def _no_use(metrics: Metrics) -> Iterator[str]:
     if compared := _worse(metrics, "pruned/ce", "none/ce"):
-        yield (
-            f"`pruned` is worse than {LABELS['none']} ({compared}): so these connections explain nothing of the model."
-        )
+        yield (f"`pruned` is worse than {LABELS['none']} ({compared}): these connections explain nothing of the model.")
 
 
 def _no_better_than_unigram(metrics: Metrics) -> Iterator[str]:
@@ -63,9 +61,9 @@ def _dead(metrics: Metrics) -> Iterator[str]:
         shares = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
         dead = sorted((site for site in shares if shares[site] > DEAD), key=natural)
         if dead:
-            named = ", ".join(f"{site} ({shares[site]:.0%})" for site in dead[:SITES_NAMED])
+            named = ", ".join(f"{site} ({shares[site]:.1%})" for site in dead[:SITES_NAMED])
             more = f" and {len(dead) - SITES_NAMED} more sites" if len(dead) > SITES_NAMED else ""
-            yield f"In {LABELS[arm]}, most features never fire on the held-out text at {named}{more}."
+            yield f"In {LABELS[arm]}, more than {DEAD:.0%} of features never fire on the held-out text: {named}{more}."
 
 
 def _worse(metrics: Metrics, key: str, other: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -49,6 +50,7 @@ def fit(
     logger: LoggerConfig,
     place: Place,
     seed: int,
+    callbacks: Sequence[lightning.Callback] = (),
 ) -> None:
     """Train for `steps` optimiser steps, or for what is left of them after the checkpoint in the folder."""
     lightning.seed_everything(seed, workers=True, verbose=False)
@@ -78,6 +80,7 @@ def fit(
                 ),
                 Progress(place.stage, steps, tokens_per_step, shown=trainer.progress),
                 Finite(place.stage, checkpoint),
+                *callbacks,
             ],
             logger=loggers,
             log_every_n_steps=logger.every,

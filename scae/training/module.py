@@ -29,12 +29,14 @@ class SuiteTraining(lightning.LightningModule):
         self.save_hyperparameters(identity)
         self.suite, self.objective, self.config = suite, objective, config
         self.mode, self.clip = mode, clip
+        self.computed: tuple[Trace, SuiteOutput] | None = None  # of this micro-step, until its backward pass is done
 
     def on_fit_start(self) -> None:
         self.suite.lm.to(self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        _, out, loss = self._compute(batch)
+        trace, out, loss = self._compute(batch)
+        self.computed = trace, out
         self._count_firing(out)
         self.log_dict({f"train/{name}": value for name, value in loss.terms.items()})
         self.log("train/loss", loss.total.detach(), prog_bar=True)
@@ -59,6 +61,9 @@ class SuiteTraining(lightning.LightningModule):
             yield f"the reconstruction at {site}", reconstruction
         for name, value in loss.terms.items():
             yield f"the term {name} of the loss", value
+
+    def on_after_backward(self) -> None:
+        self.computed = None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         auxk, every = self.suite.auxk, self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time

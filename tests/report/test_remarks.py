@@ -34,8 +34,14 @@ def test_nothing_where_all_is_well(make: Make, twins: bool) -> None:
         ({"pruned/ce": 2.52}, r"^`pruned` is worse than `no connections` \(CE 2\.520 against 2\.510\)"),
         ({"plain/ce": 6.19}, r"^`plain` is worse than token frequencies alone \(CE 6\.190 against 6\.180"),
         ({"none/ce": 6.2}, r"^`no connections` is worse than token frequencies"),
-        ({"pruned/dead/2.mlp": 0.81}, r"^In `pruned`, most features never fire .* at 2\.mlp \(81%\)\.$"),
-        ({"plain_finetuned/dead/0.attn": 1.0}, r"^In `plain, finetuned`, most features .* at 0\.attn \(100%\)\.$"),
+        (
+            {"pruned/dead/2.mlp": 0.81},
+            r"^In `pruned`, more than 80% of features never fire .*: 2\.mlp \(81\.0%\)\.$",
+        ),
+        (
+            {"plain_finetuned/dead/0.attn": 1.0},
+            r"^In `plain, finetuned`, more than 80% of features .*: 0\.attn \(100\.0%\)\.$",
+        ),
     ],
 )
 def test_each_finding(make: Make, changes: dict[str, float], told: str) -> None:
@@ -61,7 +67,7 @@ def test_what_is_no_finding(make: Make, changes: dict[str, float]) -> None:
 def test_many_dead_sites_are_named_in_order_and_counted(make: Make) -> None:
     dead = {f"pruned/dead/{site}": 0.9 for site in ("10.attn", "3.mlp", "2.mlp", "2.attn", "1.mlp", "11.mlp")}
     (line,) = remarks(make() | dead)
-    assert "at 1.mlp (90%), 2.attn (90%), 2.mlp (90%), 3.mlp (90%) and 2 more sites." in line
+    assert "text: 1.mlp (90.0%), 2.attn (90.0%), 2.mlp (90.0%), 3.mlp (90.0%) and 2 more sites." in line
 
 
 def test_the_page_and_the_terminal_say_it_under_the_table(
@@ -83,6 +89,6 @@ def test_a_sweep_has_one_line_a_job(sweep: Path, put: Put, make: Make, capsys: p
     (line,) = re.findall(r"^- job .*made.*$", page, re.MULTILINE)
     assert line.startswith("- job 7: Finetuning made `pruned` worse")
     assert "is worse than `no connections`" in line
-    assert "at 0.mlp (90%)" in line
+    assert "0.mlp (90.0%)" in line
     assert main([str(sweep)]) == 0
     assert "- job 7: Finetuning made `pruned` worse" in capsys.readouterr().out

@@ -43,6 +43,7 @@ def train(module: Any, windows: TokenWindows, folder: Path, *, stage: str = "pre
     values: dict[str, Any] = {
         "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true",
         "accumulate": accumulate, "clip": 1.0, "chunk_mb": 32, "checkpoint_minutes": 1e-6, "progress": False,
+        "worst_share_warning": 0.99,
     }  # fmt: skip
     fit(
         module,

@@ -62,6 +62,7 @@ def trainer(**changes: Any) -> TrainerConfig:
         "clip": 1.0,
         "chunk_mb": 32,
         "checkpoint_minutes": 1e-6,  # after every optimiser step
+        "worst_share_warning": 0.99,
         "progress": False,
     }
     return TrainerConfig(**(values | changes))
