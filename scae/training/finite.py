@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import lightning
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from scae.failures import NonFiniteError
@@ -103,18 +104,23 @@ def _bad_weights(module: Watched) -> list[str]:
 
 @torch.no_grad()
 def _bad_on_the_way(trainer: Any, module: Watched, steps: Sequence[int]) -> list[str]:
-    """What is not finite in the first share of these micro-steps in which anything is.
-
-    Every process looks at the shares of all, so that all find the same and none waits for another.
-    """
+    """What is not finite in the first share of these micro-steps in which anything is; every process says the same."""
+    own = []
     for step in steps:
-        for rank in range(trainer.world_size):
-            batch = trainer.datamodule.batch(step, rank=rank, world_size=trainer.world_size).to(
-                trainer.strategy.root_device
-            )
-            if bad := [name for name, value in module.on_the_way(batch) if not torch.isfinite(value).all()]:
-                return bad
-    return []
+        batch = trainer.datamodule.batch(step, rank=trainer.global_rank, world_size=trainer.world_size)
+        values = module.on_the_way(batch.to(trainer.strategy.root_device))
+        own.append([name for name, value in values if not torch.isfinite(value).all()])
+    everywhere = _gathered(own)
+    return next((bad for of_step in zip(*everywhere, strict=True) for bad in of_step if bad), [])
+
+
+def _gathered(own: list[list[str]]) -> list[list[list[str]]]:
+    """What every process has found."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [own]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return found
 
 
 def _batch(trainer: Any, steps: Sequence[int]) -> str:
