@@ -95,11 +95,15 @@ def _gradient_norms(module: Watched) -> dict[str, Float[Tensor, ""]]:
 
 def _bad_weights(module: Watched) -> list[str]:
     """A line a part."""
-    bad = {
-        name: [tensor for tensor, value in part.state_dict().items() if not torch.isfinite(value).all()]
-        for name, part in module.parts().items()
-    }
+    bad = {name: _bad_tensors(part) for name, part in module.parts().items()}
     return [f"{_some(tensors, SHOWN)} of {name}" for name, tensors in bad.items() if tensors]
+
+
+def _bad_tensors(part: nn.Module) -> list[str]:
+    tensors = {name: value for name, value in part.state_dict().items() if value.is_floating_point()}
+    if torch.isfinite(nn.utils.get_total_norm(list(tensors.values()))):  # far cheaper than to look at every entry
+        return []
+    return [name for name, value in tensors.items() if not torch.isfinite(value).all()]
 
 
 @torch.no_grad()

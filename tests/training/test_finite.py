@@ -168,6 +168,18 @@ def test_a_weight_that_the_loss_does_not_see(
     assert steps_in(tmp_path) == LAST_GOOD
 
 
+def test_a_threshold_counts_as_a_weight(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path
+) -> None:
+    def poison(module: SuiteTraining) -> None:
+        module.suite[Site(1, "mlp")].activation.threshold.fill_(float("inf"))
+
+    suite = make_suite(gpt2, activation="batchtopk")
+    with pytest.raises(NonFiniteError, match=r"stopped after step 5 of 8.*: activation\.threshold of 1\.mlp\n"):
+        train(suite_training(suite, cls=at_step(poison)), windows, tmp_path)
+    assert steps_in(tmp_path) == LAST_GOOD
+
+
 def test_a_failure_before_the_first_checkpoint_says_so(
     gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path
 ) -> None:
