@@ -94,28 +94,28 @@ class Recon(Term):
 
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
         total = comparison.trace.embed.new_zeros(())
-        for part in self.by_site(comparison).values():
-            total = total + part
+        for each in self._by_site(comparison).values():
+            total = total + each.sum()
         return total
 
-    def by_site(self, comparison: Comparison) -> dict[Site, Float[Tensor, ""]]:
-        trace, parts = comparison.trace, {}
+    def by_token(self, comparison: Comparison) -> dict[str, Float[Tensor, "batch pos"]]:
+        live = comparison.trace.live
+        return {
+            f"the reconstruction at {site}": each.new_zeros(live.shape).masked_scatter(live, each)
+            for site, each in self._by_site(comparison).items()
+        }
+
+    def _by_site(self, comparison: Comparison) -> dict[Site, Float[Tensor, " live"]]:
+        """What each text token adds."""
+        trace, by_site = comparison.trace, {}
         for site, reconstruction in comparison.out.reconstructions.items():
             target, ours = trace.outputs[site][trace.live], reconstruction[trace.live]
             if self.kind == "fvu":
                 mean = over_devices(target.sum(0)) / over_devices(trace.live.sum().to(target.dtype))
-                parts[site] = (target - ours).square().sum() / over_devices((target - mean).square().sum())
+                by_site[site] = (target - ours).square().sum(1) / over_devices((target - mean).square().sum())
             else:
-                parts[site] = F.mse_loss(ours, target)
-        return parts
-
-    def by_token(self, comparison: Comparison) -> dict[str, Float[Tensor, "batch pos"]]:
-        """The part of each site, divided between the tokens as their squared errors are."""
-        trace, by_token = comparison.trace, {}
-        for site, part in self.by_site(comparison).items():
-            error = (trace.outputs[site] - comparison.out.outputs[site]).square().sum(-1) * trace.live
-            by_token[f"the reconstruction at {site}"] = part * error / error.sum().clamp_min(1e-30)
-        return by_token
+                by_site[site] = (target - ours).square().mean(1) / len(target)
+        return by_site
 
 
 class BlockMse(Term):
