@@ -222,6 +222,9 @@ class TrainerConfig(Section):
     clip: Rate | None = Field(description="largest gradient norm of each dictionary; null: no clipping")
     chunk_mb: Positive = Field(description="bound on the pre-activations of one site held at a time")
     checkpoint_minutes: Rate
+    worst_share_warning: Fraction = Field(
+        description="share of a batch's loss or gradient in its worst 0.1 % of tokens above which the log warns, once"
+    )
     progress: bool
 
 

@@ -17,7 +17,7 @@ from scae.checkpoints import CHECKPOINT, read_identity
 from scae.config import STAGES, Config, ConfigError, Stage, TinyModel
 from scae.memory import keep_freed_memory
 from scae.plan import Plan
-from scae.report import arms_table, terminal, write_run
+from scae.report import arms_table, print_remarks, remarks, terminal, write_run
 from scae.separator import settle
 from scae.whole_files import write_text
 
@@ -113,6 +113,7 @@ def write_results(plan: Plan) -> dict[str, float]:
     report = write_run(output)
     console = terminal()
     console.print(arms_table(metrics))
+    print_remarks(console, remarks(metrics))
     console.print(
         f"report   {report}\nmetrics  {output / 'metrics.json'}\nsuite    {plan.finetune(plan.pruned).folder}"
     )

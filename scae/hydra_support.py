@@ -30,10 +30,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, Interpolation
 from scae.artifacts import is_first_process
 from scae.config import Config
 from scae.config_errors import ConfigError, cannot_run, lookup, missing_value, nearest, unknown_choice, unknown_key
+from scae.failures import NonFiniteError
 from scae.relaunch import DEPTH, check_launch, overrides, pin_job_argv, release_job, stop_processes
 from scae.whole_files import write_text
 
 log = logging.getLogger(__name__)
+EXPLAINED = (ConfigError, NonFiniteError)  # their message says all, a traceback would hide it
 
 Task = Callable[[DictConfig], float | None]
 
@@ -107,7 +109,7 @@ def _run_job(task: Task, config: DictConfig, inherited: frozenset[str], failures
         if "LOCAL_RANK" not in inherited:
             stop_processes()
         write("failed", _one_line(error))
-        if isinstance(error, ConfigError):
+        if isinstance(error, EXPLAINED):
             log.error("%s", error)
         else:
             log.exception("the job failed; its directory is %s", directory)
@@ -184,7 +186,7 @@ def _message(error: Exception, failures: dict[Path, str]) -> str | None:
         lines = [f"  {directory}: {reason}" for directory, reason in failures.items()]
         tables = {table for directory in failures if (table := directory.parent / "sweep.md").is_file()}
         return "\n".join(["these jobs failed:", *lines, *(f"the sweep's table: {table}" for table in tables)])
-    if isinstance(error, ConfigError):
+    if isinstance(error, EXPLAINED):
         return str(error)
     if isinstance(error, CompactHydraException):
         return _composition_message(error)
@@ -230,7 +232,7 @@ def _first_line(error: Exception) -> str:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, EXPLAINED) else f"{type(error).__name__}: {text}"
 
 
 class SweepReport(Callback):

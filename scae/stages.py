@@ -30,7 +30,7 @@ from scae.plan import Finetuned, Plan, describe_loss
 from scae.selection import choose
 from scae.suite import Mode, Suite, choose_sites
 from scae.suite.files import load, save
-from scae.training import Place, SuiteTraining, bound_from_data, fit, start_from_data
+from scae.training import Place, SuiteTraining, WorstTokens, bound_from_data, fit, start_from_data
 
 log = logging.getLogger(__name__)
 FIRST_LOOK = 4096  # training tokens on which a model from elsewhere is compared with their frequencies
@@ -212,6 +212,7 @@ class Stages:
             logger=config.logger,
             place=self._place(name, folder),
             seed=config.seed,
+            callbacks=[WorstTokens(name, config.trainer.worst_share_warning)],
         )
         self.lm.to(self.device)
         if is_first_process():

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from scae.config import parse
+from scae.failures import NonFiniteError
 from scae.hydra_support import command, values
 from scae.relaunch import DEPTH, RANK_VARIABLES, release_job, stop_processes
 
@@ -27,6 +28,8 @@ def task(config: DictConfig) -> float:
     checked = parse(values(config))
     if checked.seed == 7:
         raise RuntimeError("seven is unlucky")
+    if checked.seed == 8:
+        raise NonFiniteError("pretrain stopped\n  batch: micro-step 3")
     directory = Path(HydraConfig.get().runtime.output_dir)
     (directory / "argv.json").write_text(json.dumps([*sys.argv[1:], f"hydra.run.dir={HydraConfig.get().run.dir}"]))
     (directory / "seen.json").write_text(json.dumps([checked.optimized_metric, checked.sites.layers, checked.seed]))
@@ -112,6 +115,15 @@ def test_an_unexpected_error_keeps_its_traceback(run: Run, capsys: pytest.Captur
         assert text.count("Traceback") == 1
         assert "RuntimeError: seven is unlucky" in text
     assert job(tmp_path / "out")["error"] == "RuntimeError: seven is unlucky"
+
+
+def test_training_that_stopped_is_told_without_a_traceback(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    message = refusal(run, capsys, "seed=8")
+    assert message.endswith("ERROR: pretrain stopped\n  batch: micro-step 3\n")
+    assert message.count("pretrain stopped") == 1
+    assert job(tmp_path / "out")["error"] == "pretrain stopped batch: micro-step 3"
 
 
 def test_the_record_of_a_run(run: Run) -> None:

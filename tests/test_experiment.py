@@ -19,6 +19,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from scae.config import STAGES, Config, ConfigError, parse
+from scae.failures import NonFiniteError
 from scae.hydra_support import values
 from scae.plan import Plan
 
@@ -382,6 +383,20 @@ def test_a_repeat_of_an_interrupted_command_resumes(
     arms_of_both = [key for key in metrics if key.split("/")[0] not in TWINS and key in expected]
     assert len(arms_of_both) > 80
     assert {key: metrics[key] for key in arms_of_both} == {key: expected[key] for key in arms_of_both}
+
+
+def test_a_stage_that_diverges_is_not_completed(finished: Finished, tmp_path: Path) -> None:
+    """Its weights overflow in the first step: nothing is saved, and nothing that would be made from it is begun."""
+    copied_model(finished, tmp_path / "root")
+    places = (f"paths.artifacts={tmp_path / 'root'}", "trainer.checkpoint_minutes=1e-6")
+    config = variation(finished, tmp_path, "pretrain.lr=1e38", *places)
+    with pytest.raises(NonFiniteError, match=r"^pretrain stopped"):
+        execute(config)
+    plan = Plan(config)
+    assert not plan.pretrain.is_complete
+    assert not (plan.pretrain.partial / "suite.safetensors").exists()
+    assert not (plan.pretrain.partial / "last.ckpt").exists()
+    assert not any(plan.root.glob("select-*"))
 
 
 def test_a_checkpoint_of_the_model_and_one_of_the_finetuning_are_known(finished: Finished) -> None:

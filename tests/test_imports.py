@@ -7,7 +7,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("typing", "sites", "config", "config_errors", "memory", "artifacts", "checkpoints", "schedule", "whole_files"),
+    (
+        "typing",
+        "sites",
+        "config",
+        "config_errors",
+        "failures",
+        "memory",
+        "artifacts",
+        "checkpoints",
+        "schedule",
+        "whole_files",
+    ),
     ("kernels",),
     ("dictionaries", "connections"),
     ("lm",),

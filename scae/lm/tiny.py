@@ -1,5 +1,6 @@
 """The embedded language model: a small Llama-style transformer, trained here and saved as any Hugging Face model."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import lightning
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -46,11 +48,19 @@ class TinyTraining(lightning.LightningModule):
         self.model, self.config = model, config
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        mask = None if batch.documents is None else visible(batch.documents)[:, None]
-        logits = self.model(batch.tokens, attention_mask=mask, use_cache=False).logits
-        loss = next_token_loss(logits, batch.tokens, batch.live)
+        loss = next_token_loss(self._logits(batch), batch.tokens, batch.live)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
+
+    def _logits(self, batch: Any) -> Float[Tensor, "batch pos vocab"]:
+        mask = None if batch.documents is None else visible(batch.documents)[:, None]
+        return self.model(batch.tokens, attention_mask=mask, use_cache=False).logits
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"the language model": self.model}
+
+    def on_the_way(self, batch: Any) -> Iterator[tuple[str, Tensor]]:
+        yield "the logits", self._logits(batch)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.config.lr, betas=(0.9, 0.95), weight_decay=0.1)

@@ -1,9 +1,12 @@
 """A weighted sum of loss terms; a term of weight zero is not even built."""
 
+import torch
+
 from scae.config import Loss, Sae
 from scae.lm import LinearPaths, Trace
 from scae.objectives.terms import AuxK, BlockMse, Comparison, CrossEntropy, LogitKl, LossOutput, Recon, Sparsity, Term
 from scae.suite import SuiteOutput
+from scae.typing import Float, Tensor
 
 
 class Objective:
@@ -37,3 +40,12 @@ class Objective:
         for term in self.terms:
             total = total + term.weight * terms[term.name]
         return LossOutput(total, {name: value.detach() for name, value in terms.items()})
+
+    @torch.no_grad()
+    def by_token(self, out: SuiteOutput, trace: Trace, paths: LinearPaths) -> dict[str, Float[Tensor, "batch pos"]]:
+        """What each token adds to the loss, by part, as far as its terms can be split by token."""
+        comparison = Comparison(out, trace, paths)
+        parts: dict[str, Float[Tensor, "batch pos"]] = {}
+        for term in self.terms:
+            parts |= {part: term.weight * value for part, value in term.by_token(comparison).items()}
+        return parts

@@ -21,6 +21,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from scae.lm import LinearPaths, Trace
+from scae.sites import Site
 from scae.suite import SuiteOutput
 from scae.typing import Bool, Float, Int, Stream, Tensor
 
@@ -60,6 +61,12 @@ class Comparison:
         """Predictions, the mean over devices."""
         return over_devices(self.scored.sum().to(self.trace.embed.dtype))
 
+    def at_positions(self, scored: Float[Tensor, " scored"]) -> Float[Tensor, "batch pos"]:
+        """A number for every prediction, at the position that makes it; 0 elsewhere."""
+        out = scored.new_zeros(self.trace.live.shape)
+        out[:, :-1][self.scored] = scored
+        return out
+
     def _predictions(self, residual: Stream) -> Float[Tensor, "scored vocab"]:
         return self.paths.logits(residual[:, :-1][self.scored])
 
@@ -92,6 +99,10 @@ class Term(ABC):
     @abstractmethod
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]: ...
 
+    def by_token(self, comparison: Comparison) -> dict[str, Float[Tensor, "batch pos"]]:
+        """What each token adds to the term, by the part of it that it adds to; empty where a term is not split."""
+        return {}
+
 
 class Recon(Term):
     name, reads_stream = "recon", False
@@ -101,15 +112,29 @@ class Recon(Term):
         self.kind, self.knee = kind, knee
 
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
-        trace, total = comparison.trace, comparison.trace.embed.new_zeros(())
+        total = comparison.trace.embed.new_zeros(())
+        for each in self._by_site(comparison).values():
+            total = total + each.sum()
+        return total
+
+    def by_token(self, comparison: Comparison) -> dict[str, Float[Tensor, "batch pos"]]:
+        live = comparison.trace.live
+        return {
+            f"the reconstruction at {site}": each.new_zeros(live.shape).masked_scatter(live, each)
+            for site, each in self._by_site(comparison).items()
+        }
+
+    def _by_site(self, comparison: Comparison) -> dict[Site, Float[Tensor, " live"]]:
+        """What each text token adds."""
+        trace, by_site = comparison.trace, {}
         for site, reconstruction in comparison.out.reconstructions.items():
             target, ours = trace.outputs[site][trace.live], reconstruction[trace.live]
             if self.kind == "fvu":
-                total = total + (target - ours).square().sum() / _variation(target)
+                by_site[site] = (target - ours).square().sum(1) / _variation(target)
             else:
                 u = ((target - ours) / comparison.out.units[site]).square().mean(1)
-                total = total + (self._huber(u) if self.kind == "huber" else u).sum() / comparison.n_live
-        return total
+                by_site[site] = (self._huber(u) if self.kind == "huber" else u) / comparison.n_live
+        return by_site
 
     def _huber(self, u: Float[Tensor, " live"]) -> Float[Tensor, " live"]:
         beyond = 2 * (self.knee * u.clamp_min(self.knee)).sqrt() - self.knee
@@ -142,9 +167,19 @@ class LogitKl(Term):
         self.temperature = temperature
 
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
+        q, p = self._log_probabilities(comparison)
+        return F.kl_div(q, p, reduction="sum", log_target=True) / comparison.n_scored * self.temperature**2
+
+    def by_token(self, comparison: Comparison) -> dict[str, Float[Tensor, "batch pos"]]:
+        q, p = self._log_probabilities(comparison)
+        each = F.kl_div(q, p, reduction="none", log_target=True).sum(-1) * self.temperature**2
+        return {self.name: comparison.at_positions(each / comparison.n_scored)}
+
+    def _log_probabilities(self, comparison: Comparison) -> tuple[Float[Tensor, "scored vocab"], ...]:
+        """Of the suite, of the model."""
         p = F.log_softmax(comparison.clean_logits / self.temperature, dim=-1)
         q = F.log_softmax(comparison.logits / self.temperature, dim=-1)
-        return F.kl_div(q, p, reduction="sum", log_target=True) / comparison.n_scored * self.temperature**2
+        return q, p
 
 
 class CrossEntropy(Term):
@@ -152,6 +187,10 @@ class CrossEntropy(Term):
 
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
         return F.cross_entropy(comparison.logits, comparison.targets, reduction="sum") / comparison.n_scored
+
+    def by_token(self, comparison: Comparison) -> dict[str, Float[Tensor, "batch pos"]]:
+        each = F.cross_entropy(comparison.logits, comparison.targets, reduction="none")
+        return {self.name: comparison.at_positions(each / comparison.n_scored)}
 
 
 class Sparsity(Term):

@@ -5,9 +5,10 @@ Nothing here loads a model or imports torch, so a report is rebuilt anywhere in 
 
 from scae.report.arms import ARMS, Arm
 from scae.report.files import ReportError, is_run, is_sweep
+from scae.report.remarks import remarks
 from scae.report.run import arms_table, write_run
-from scae.report.sweep import sweep_table, write_sweep
-from scae.report.terminal import terminal
+from scae.report.sweep import sweep_remarks, sweep_table, write_sweep
+from scae.report.terminal import print_remarks, terminal
 
 __all__ = [
     "ARMS",
@@ -16,6 +17,9 @@ __all__ = [
     "arms_table",
     "is_run",
     "is_sweep",
+    "print_remarks",
+    "remarks",
+    "sweep_remarks",
     "sweep_table",
     "terminal",
     "write_run",

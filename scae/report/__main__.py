@@ -7,9 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from scae.report.files import ReportError, is_run, is_sweep, read_metrics
+from scae.report.remarks import remarks
 from scae.report.run import arms_table, write_run
-from scae.report.sweep import sweep_table, write_sweep
-from scae.report.terminal import terminal
+from scae.report.sweep import sweep_remarks, sweep_table, write_sweep
+from scae.report.terminal import print_remarks, terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,12 +33,15 @@ def report(directory: Path) -> None:
     console = terminal()
     if is_run(directory):
         page = write_run(directory)
-        console.print(arms_table(read_metrics(directory)))
+        metrics = read_metrics(directory)
+        console.print(arms_table(metrics))
+        print_remarks(console, remarks(metrics))
         written = [page, directory / "fvu.png", directory / "metrics.json"]
     elif is_sweep(directory):
         page = write_sweep(directory)
         for table in sweep_table(directory):
             console.print(table)
+        print_remarks(console, sweep_remarks(directory))
         written = [page, directory / "sweep.png", directory / "sweep.json"]
     else:
         raise ReportError(_what_is_missing(directory))

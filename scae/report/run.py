@@ -10,6 +10,7 @@ from scae.report.arms_grid import arms_grid
 from scae.report.connectivity import connectivity_sections
 from scae.report.files import Job, Metrics, ReportError, read_job
 from scae.report.grid import MISSING, Grid, Row, duration, number
+from scae.report.remarks import bullets, remarks
 from scae.report.run_figure import fvu_figure
 from scae.whole_files import write_text
 
@@ -42,7 +43,9 @@ def write_run(run_dir: Path) -> Path:
         raise ReportError(f"{run_dir} holds no metrics to report ({_state(job)})")
     grid = arms_grid(job.metrics)
     drawn = fvu_figure(job.metrics, run_dir / "fvu.png")
-    blocks = [f"# Run {run_dir.resolve().name}", *_command(job), grid.markdown(), _explain(grid)]
+    blocks = [f"# Run {run_dir.resolve().name}", *_command(job), grid.markdown()]
+    blocks += [bullets(noted)] if (noted := remarks(job.metrics)) else []
+    blocks += [_explain(grid)]
     blocks += ["## The arms", "\n".join(f"- **{arm.label}**: {arm.meaning}." for arm in present(job.metrics))]
     if drawn:
         blocks += ["## FVU by site", f"![FVU by site and arm]({drawn.name})"]

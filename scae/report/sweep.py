@@ -10,6 +10,7 @@ from rich.table import Table
 from scae.report.arms import present
 from scae.report.files import Job, ReportError, job_directories, read_job
 from scae.report.grid import Grid, Row, duration, number
+from scae.report.remarks import bullets, remarks_by_job
 from scae.report.sweep_figure import sweep_figure
 from scae.report.sweep_jobs import axis_of, varying
 from scae.whole_files import write_text
@@ -75,6 +76,11 @@ def sweep_table(sweep_dir: Path) -> tuple[Table, ...]:
     return tuple(tables)
 
 
+def sweep_remarks(sweep_dir: Path) -> list[str]:
+    """What must not be overlooked in the tables of a sweep, one line a job."""
+    return remarks_by_job(read_sweep(sweep_dir))
+
+
 def write_sweep(sweep_dir: Path) -> Path:
     """Write the report of a sweep from the files of its jobs; returns the page."""
     jobs = read_sweep(sweep_dir)
@@ -86,6 +92,7 @@ def write_sweep(sweep_dir: Path) -> Path:
     if drawn:
         blocks.append(f"![CE and mean FVU against {axis.name}]({drawn.name})")
     blocks += ["## Jobs", "Results are those of the **pruned** arm.", jobs_grid(jobs).markdown()]
+    blocks += [bullets(noted)] if (noted := remarks_by_job(jobs)) else []
     if done:
         blocks += ["## CE by arm", arm_grid(jobs, "ce", "").markdown()]
         blocks += ["## Mean FVU by arm", arm_grid(jobs, "fvu_mean", "").markdown()]

@@ -137,8 +137,7 @@ class _Collector:
     def replace(self, site: Site, shifted: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None) -> Stream:
         """Encode and decode: the reconstruction at live positions, the model's own output elsewhere."""
         suite, dictionary = self.suite, self.suite[site]
-        auxk = suite.auxk if suite.training else None
-        code, dead = dictionary.sparsify(shifted, self.live, arrivals, auxk=auxk, chunk_mb=suite.chunk_mb)
+        code, dead = dictionary.sparsify(shifted, self.live, arrivals, auxk=suite.revives, chunk_mb=suite.chunk_mb)
         self.codes[site] = code
         self.outputs[site] = self._place(site, dictionary.decode(code))
         if dead is not None:

@@ -22,7 +22,7 @@ class Suite(nn.Module):
     """The dictionaries by site. `suite(trace, mode="pruned")` runs one of the passes of `scae.suite.passes`.
 
     lm: the frozen model, a plain attribute: not saved, not optimised, not synchronised.
-    auxk: how dead features are revived in training; None: they are not.
+    auxk: when a feature counts as dead, and how it is revived in training; None: never, not at all.
     chunk_mb: what the pre-activations of a site, and what its connections need on the way to them, may take at a time.
     """
 
@@ -47,12 +47,17 @@ class Suite(nn.Module):
         return cls(
             {site: Dictionary.from_config(sae, d_model=d_model, transcoder=site.kind == "mlp") for site in sites},
             lm,
-            auxk=sae.auxk if sae.auxk.weight else None,
+            auxk=sae.auxk,
         )
 
     @property
     def sites(self) -> tuple[Site, ...]:
         return self.layout.sites
+
+    @property
+    def revives(self) -> AuxK | None:
+        """How dead features are revived in this pass; None: they are not."""
+        return self.auxk if self.training and self.auxk is not None and self.auxk.weight else None
 
     def __getitem__(self, site: Site) -> Dictionary:
         return self.dictionaries[_key(site)]  # type: ignore[return-value]

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from scae.checkpoints import CHECKPOINT
 from scae.config import ConfigError, TrainerConfig
 from scae.config import Logger as LoggerConfig
+from scae.training.finite import Finite
 from scae.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ def fit(
     logger: LoggerConfig,
     place: Place,
     seed: int,
+    callbacks: Sequence[lightning.Callback] = (),
 ) -> None:
     """Train for `steps` optimiser steps, or for what is left of them after the checkpoint in the folder."""
     lightning.seed_everything(seed, workers=True, verbose=False)
@@ -76,6 +79,8 @@ def fit(
                     enable_version_counter=False,
                 ),
                 Progress(place.stage, steps, tokens_per_step, shown=trainer.progress),
+                Finite(place.stage, checkpoint),
+                *callbacks,
             ],
             logger=loggers,
             log_every_n_steps=logger.every,

@@ -1,5 +1,6 @@
 """Training a suite: one Lightning module for pretraining and for finetuning, which differ in the pass they run."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from scae.config import Training
-from scae.objectives import Objective
+from scae.lm import Trace
+from scae.objectives import LossOutput, Objective
 from scae.schedule import trapezoid
 from scae.suite import Mode, Suite, SuiteOutput
 
@@ -27,29 +29,47 @@ class SuiteTraining(lightning.LightningModule):
         self.save_hyperparameters(identity)
         self.suite, self.objective, self.config = suite, objective, config
         self.mode, self.clip = mode, clip
+        self.computed: tuple[Trace, SuiteOutput] | None = None  # of this micro-step, until its backward pass is done
 
     def on_fit_start(self) -> None:
         self.suite.lm.to(self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        lm = self.suite.lm
-        trace = lm.trace(*batch, patterns=self.mode in ("dense", "pruned"))
-        with torch.autocast(self.device.type, enabled=False):  # mixed precision is for the language model
-            out = self.suite(trace, mode=self.mode)
-            loss = self.objective(out, trace, lm.paths)
+        trace, out, loss = self._compute(batch)
+        self.computed = trace, out
         self._count_firing(out)
         self.log_dict({f"train/{name}": value for name, value in loss.terms.items()})
         self.log("train/loss", loss.total.detach(), prog_bar=True)
         return loss.total
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set at run time
-            dead = [self.suite[site].tokens_since_fired >= self._dead_after for site in self.suite.sites]
-            self.log("train/dead", torch.cat(dead).float().mean())
+    def _compute(self, batch: Any) -> tuple[Trace, SuiteOutput, LossOutput]:
+        lm = self.suite.lm
+        trace = lm.trace(*batch, patterns=self.mode in ("dense", "pruned"))
+        with torch.autocast(self.device.type, enabled=False):  # mixed precision is for the language model
+            out = self.suite(trace, mode=self.mode)
+            return trace, out, self.objective(out, trace, lm.paths)
 
-    @property
-    def _dead_after(self) -> int:
-        return self.suite.auxk.dead_after if self.suite.auxk else 10**9
+    def parts(self) -> dict[str, torch.nn.Module]:
+        return {str(site): self.suite[site] for site in self.suite.sites}
+
+    def on_the_way(self, batch: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        trace, out, loss = self._compute(batch)
+        yield "the language model's embedding", trace.embed
+        for site in sorted(trace.outputs):
+            yield f"the language model's own output at {site}", trace.outputs[site]
+        for site, reconstruction in out.reconstructions.items():
+            yield f"the reconstruction at {site}", reconstruction
+        for name, value in loss.terms.items():
+            yield f"the term {name} of the loss", value
+
+    def on_after_backward(self) -> None:
+        self.computed = None
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        auxk, every = self.suite.auxk, self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
+        if auxk is not None and self.global_step % every == 0:
+            dead = [self.suite[site].tokens_since_fired >= auxk.dead_after for site in self.suite.sites]
+            self.log("train/dead", torch.cat(dead).float().mean())
 
     def _count_firing(self, out: SuiteOutput) -> None:
         """Advance the clocks of dead features, over the tokens of all devices."""

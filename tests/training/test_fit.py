@@ -62,6 +62,7 @@ def trainer(**changes: Any) -> TrainerConfig:
         "clip": 1.0,
         "chunk_mb": 32,
         "checkpoint_minutes": 1e-6,  # after every optimiser step
+        "worst_share_warning": 0.99,
         "progress": False,
     }
     return TrainerConfig(**(values | changes))
@@ -144,7 +145,7 @@ def test_the_loss_falls(
     weights: dict[str, float],
     share: float,
 ) -> None:
-    suite = make_suite(gpt2, n_features=24)
+    suite = make_suite(gpt2, n_features=24, auxk=AuxK(weight=0.0, k=3, dead_after=100))
     start_from_data(suite, [data(windows, 1).batch(0, rank=0, world_size=1)], centred=True)
     suite.connect(ragged(suite.layout))
     loss = objective(**weights)
@@ -345,6 +346,21 @@ def test_clocks_count_text_tokens(gpt2: LanguageModel, windows: TokenWindows, ma
     live = sum(int(module.batch(step, rank=0, world_size=1).live.sum()) for step in range(7))
     assert int(suite[site].tokens_since_fired[1]) == live
     assert int(suite[site].tokens_since_fired.min()) < live
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_share_of_dead_features_is_logged_whether_or_not_they_are_revived(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path, weight: float
+) -> None:
+    suite = make_suite(gpt2, auxk=AuxK(weight=weight, k=3, dead_after=200))
+    for site in suite.sites:
+        suite[site].b_enc.data[:3] = -1e6
+    run(suite, windows, tmp_path, loss=objective(auxk=weight), config=training(lr=1e-5))
+    rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").open()))
+    dead = [float(row["train/dead"]) for row in rows if row["train/dead"]]
+    clocks = torch.cat([suite[site].tokens_since_fired for site in suite.sites])
+    assert 3 * len(suite.sites) <= int((clocks >= 200).sum()) < len(clocks)
+    assert dead[-1] >= 3 * len(suite.sites) / len(clocks) > dead[0] == 0.0
 
 
 # where training starts from

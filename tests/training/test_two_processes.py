@@ -40,7 +40,7 @@ windows = TokenWindows(tokens=tokens, lengths=10 - torch.arange(30, dtype=torch.
 config = Training(steps=6, batch_size=8, lr=0.01, warmup=0.1, decay=0.3, unit_norm=True)
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
-                        checkpoint_minutes=60.0, progress=False)
+                        checkpoint_minutes=60.0, worst_share_warning=0.99, progress=False)
 logger = Logger(kind="csv", every=5, project=None, mode=None)
 for kind in ("mse", "fvu", "huber"):
     generator = torch.Generator().manual_seed(3)

@@ -1,0 +1,74 @@
+"""What a reader must not overlook in a table of arms, in words; nothing where all is well."""
+
+from collections.abc import Iterator, Sequence
+
+from scae.report.arms import ARMS
+from scae.report.files import Job, Metrics, natural
+from scae.report.grid import number
+
+VISIBLE = 0.001  # nats: the last digit of the table; what it does not show is not worth a remark
+DEAD = 0.8  # of a site's features; up to half are usual where training is short, at this share its width is not used
+SITES_NAMED = 4
+
+BEFORE = {"pruned": "pruned_no_finetune", "random": "random_no_finetune", "plain_finetuned": "plain"}
+"""A finetuned arm, and the arm that is the same suite in the same pass before finetuning."""
+
+TRAINED = ("plain", "pruned", "none", "plain_finetuned")
+"""Arms that should be good for something; of random connections one expects neither predictions nor live features."""
+
+LABELS = {arm.key: f"`{arm.label}`" for arm in ARMS} | {"lm/ce_unigram": "`unigram`"}
+
+
+def remarks(metrics: Metrics) -> list[str]:
+    """One sentence a finding."""
+    return [*_harmed(metrics), *_no_use(metrics), *_no_better_than_unigram(metrics), *_dead(metrics)]
+
+
+def remarks_by_job(jobs: Sequence[Job]) -> list[str]:
+    """One line a job that has any."""
+    found = {job.name: remarks(job.metrics) for job in jobs}
+    return [f"job {name}: {' '.join(sentences)}" for name, sentences in found.items() if sentences]
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """For a page."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _harmed(metrics: Metrics) -> Iterator[str]:
+    for after, before in BEFORE.items():
+        if compared := _worse(metrics, f"{after}/ce", f"{before}/ce"):
+            yield (
+                f"Finetuning made {LABELS[after]} worse ({compared} before): try a lower finetune.lr, then more "
+                "finetune.steps."
+            )
+
+
+def _no_use(metrics: Metrics) -> Iterator[str]:
+    if compared := _worse(metrics, "pruned/ce", "none/ce"):
+        yield (f"`pruned` is worse than {LABELS['none']} ({compared}): these connections explain nothing of the model.")
+
+
+def _no_better_than_unigram(metrics: Metrics) -> Iterator[str]:
+    for arm in TRAINED:
+        if compared := _worse(metrics, f"{arm}/ce", "lm/ce_unigram"):
+            yield f"{LABELS[arm]} is worse than token frequencies alone ({compared} for {LABELS['lm/ce_unigram']})."
+
+
+def _dead(metrics: Metrics) -> Iterator[str]:
+    for arm in TRAINED:
+        prefix = f"{arm}/dead/"
+        shares = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+        dead = sorted((site for site in shares if shares[site] > DEAD), key=natural)
+        if dead:
+            named = ", ".join(f"{site} ({shares[site]:.1%})" for site in dead[:SITES_NAMED])
+            more = f" and {len(dead) - SITES_NAMED} more sites" if len(dead) > SITES_NAMED else ""
+            yield f"In {LABELS[arm]}, more than {DEAD:.0%} of features never fire on the held-out text: {named}{more}."
+
+
+def _worse(metrics: Metrics, key: str, other: str) -> str | None:
+    """The two cross-entropies, where the first is visibly larger."""
+    ce, reference = metrics.get(key), metrics.get(other)
+    if ce is None or reference is None or not ce - reference >= VISIBLE:
+        return None
+    return f"CE {number(ce)} against {number(reference)}"

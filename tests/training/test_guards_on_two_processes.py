@@ -1,0 +1,94 @@
+"""Two processes stop together, with the same error, where only one of them has met a NaN; and one of them warns."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = '''
+"""`python script.py OUT`: a fit that fails in process 1; Lightning starts this file again for the other device."""
+import importlib.util, logging, os, sys
+from pathlib import Path
+
+root, out = Path({root!r}), Path(sys.argv[1])
+sys.path.insert(0, str(root))
+spec = importlib.util.spec_from_file_location("tiny_models", root / "tests" / "conftest.py")
+tiny = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny)
+import torch
+from scae.config import Logger, TrainerConfig, Training
+from scae.data import TokenWindows, WindowModule
+from scae.dictionaries import Dictionary, TopK
+from scae.failures import NonFiniteError
+from scae.objectives import Objective, Term
+from scae.objectives.terms import Recon
+from scae.suite import Suite
+from scae.training import Place, SuiteTraining, WorstTokens, fit
+
+rank = lambda: os.environ.get("LOCAL_RANK", "0")
+
+class Failing(Term):
+    name = "failing"
+    micro_step = 0
+
+    def __call__(self, comparison):
+        self.micro_step += 1
+        bad = rank() == "1" and self.micro_step > 4
+        return comparison.out.residual().sum() * (float("nan") if bad else 0.0)
+
+lm = tiny._build("gpt2").lm
+tokens = torch.randint(40, (30, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+windows = TokenWindows(tokens=tokens, lengths=torch.full((30,), 10, dtype=torch.int32), bos=True)
+config = Training(steps=8, batch_size=8, lr=0.01, warmup=0.1, decay=0.3, unit_norm=True)
+trainer = TrainerConfig(accelerator="cpu", devices=2, num_nodes=1, strategy="ddp", precision="32-true", accumulate=1,
+                        clip=0.1, chunk_mb=32, checkpoint_minutes=1e-6, worst_share_warning=0.01, progress=False)
+torch.manual_seed(0)
+suite = Suite({{site: Dictionary(d_model=16, n_features=20, activation=TopK(k=3), transcoder=site.kind == "mlp")
+               for site in lm.paths.modules}}, lm).double()
+objective = Objective([Recon(weight=1.0, kind="fvu", knee=4.0), Failing(weight=1.0)])
+module = SuiteTraining(suite, objective, config, mode="pruned", clip=0.1, identity={{"artifact": "x"}})
+warned = []
+handler = logging.Handler(logging.WARNING)
+handler.emit = lambda record: warned.append(record.getMessage())
+logging.getLogger("scae").addHandler(handler)
+try:
+    fit(module, WindowModule(train=windows, batch_size=8, steps=8, seed=5), steps=8, tokens_per_step=80,
+        trainer=trainer, logger=Logger(kind="csv", every=2, project=None, mode=None),
+        place=Place("pretrain", out, "group"), seed=0, callbacks=[WorstTokens("pretrain", 0.01)])
+except NonFiniteError as error:
+    (out / f"error-{{rank()}}").write_text(str(error))
+(out / f"warned-{{rank()}}").write_text("\\n".join(warned))
+'''
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("guards")
+    (out / "script.py").write_text(SCRIPT.format(root=str(ROOT)))
+    alone = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "RANK")}
+    command = [sys.executable, str(out / "script.py"), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=alone)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+@pytest.mark.slow
+def test_both_stop_with_the_same_error(failed: Path) -> None:
+    errors = [(failed / f"error-{rank}").read_text() for rank in range(2)]
+    assert errors[0] == errors[1]
+    assert "pretrain stopped before step 5 of 8" in errors[0]
+    assert "micro-step 4" in errors[0]
+    assert "(NaN or infinity): the term failing of the loss, the loss\n" in errors[0]
+    assert (failed / "last.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_the_process_with_the_worst_token_warns(failed: Path) -> None:
+    warnings = [line for rank in range(2) for line in (failed / f"warned-{rank}").read_text().splitlines()]
+    assert len([line for line in warnings if "trainer.worst_share_warning" in line]) == 1
+    rows = list(csv.DictReader((failed / "logs" / "metrics.csv").open()))
+    assert all(1 / 36 < float(row["train/worst_share"]) < 1 for row in rows)
