@@ -187,7 +187,7 @@ class Pretrain(Training):
 class Evaluation(Section):
     tokens: Positive = Field(description="held-out tokens, at least one window")
     batch_size: Positive
-    twins: bool = Field(description="also finetune random, none and plain twins: what a claim needs")
+    twins: bool = Field(description="also finetune random, none, dense and plain twins: what a claim needs")
 
 
 class TrainerConfig(Section):

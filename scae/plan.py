@@ -29,9 +29,9 @@ SELECTION_DEPENDS_ON = {
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A suite to be finetuned: along which connections, in which pass."""
+    """A suite to be finetuned: in which pass, and along which connections where that pass has any."""
 
-    connectivity: Connectivity
+    connectivity: Connectivity | None
     mode: Pass
 
 
@@ -90,13 +90,18 @@ class Plan:
             "loss": config.loss.model_dump(mode="json"),
             "mode": one.mode,
         }
-        upstream = [self.pretrain.name] + ([self.select(one.connectivity).name] if one.mode == "pruned" else [])
+        upstream = [self.pretrain.name] + ([self.select(one.connectivity).name] if one.connectivity else [])
         return Artifact(self.root, "finetune", made_from | self._trainer(), tuple(upstream))
 
     @property
     def pruned(self) -> Finetuned:
         """The suite that the experiment is about."""
-        return Finetuned(self.config.connectivity, "pruned")
+        return Finetuned(self.chosen, "pruned")
+
+    @property
+    def chosen(self) -> Connectivity:
+        """The connections that the experiment is about."""
+        return self.config.connectivity
 
     @property
     def random(self) -> Connectivity:
@@ -108,25 +113,26 @@ class Plan:
         """Suites finetuned in the same way, without which no claim about the connections can be made."""
         if not self.config.evaluation.twins:
             return {}
-        none = self.config.connectivity.model_copy(update={"method": "none"})
+        none, every = (self.chosen.model_copy(update={"method": method}) for method in ("none", "all"))
         return {
             "random": Finetuned(self.random, "pruned"),
             "none": Finetuned(none, "pruned"),
-            "plain_finetuned": Finetuned(self.config.connectivity, "plain"),
+            "dense_finetuned": Finetuned(every, "pruned"),
+            "plain_finetuned": Finetuned(None, "plain"),
         }
 
     @cached_property
     def evaluate(self) -> Artifact:
         upstream = [self.finetune(self.pruned).name, self.select(self.random).name]
         upstream += [self.finetune(twin).name for twin in self.twins.values()]
-        made_from = {"evaluation": self.config.evaluation.model_dump(), "C": self.config.connectivity.C}
+        made_from = {"evaluation": self.config.evaluation.model_dump(), "C": self.chosen.C}
         return Artifact(self.root, "evaluate", made_from, tuple(upstream))
 
     @property
     def selections(self) -> list[Connectivity]:
         """Every choice of connections that some arm needs, each once."""
-        pruned_twins = [twin.connectivity for twin in self.twins.values() if twin.mode == "pruned"]
-        return list(dict.fromkeys([self.pruned.connectivity, self.random, *pruned_twins]))
+        of_twins = [twin.connectivity for twin in self.twins.values() if twin.connectivity]
+        return list(dict.fromkeys([self.chosen, self.random, *of_twins]))
 
     def made_by(self, stages: Sequence[str]) -> list[Artifact]:
         """The artifacts of these stages."""

@@ -142,7 +142,7 @@ class Stages:
     def finetune(self, one: Finetuned, name: str, folder: Path) -> dict[str, Any]:
         """Train the suite in the pass that it will be used in."""
         config = self.config
-        suite = self.suite(self.plan.pretrain.folder, one.connectivity if one.mode == "pruned" else None)
+        suite = self.suite(self.plan.pretrain.folder, one.connectivity)
         objective = Objective.from_config(config.loss, config.sae)
         log.info("%s: %s, %s pass", name, describe_loss(config.loss), one.mode)
         data = WindowModule(
@@ -157,17 +157,16 @@ class Stages:
         """Compare every arm on held-out text."""
         plan = self.plan
         pretrained = plan.pretrain.folder
-        pruned = Arm("pruned", self.suite(plan.finetune(plan.pruned).folder, plan.pruned.connectivity), "pruned")
+        pruned = Arm("pruned", self.suite(plan.finetune(plan.pruned).folder), "pruned")
         arms = [
             Arm("plain", plain := self.suite(pretrained), "plain"),
             Arm("dense", plain, "dense"),
             pruned,
-            Arm("pruned_no_finetune", self.suite(pretrained, plan.pruned.connectivity), "pruned"),
+            Arm("pruned_no_finetune", self.suite(pretrained, plan.chosen), "pruned"),
             Arm("random_no_finetune", self.suite(pretrained, plan.random), "pruned"),
         ]
         for name, twin in plan.twins.items():
-            suite = self.suite(plan.finetune(twin).folder, twin.connectivity if twin.mode == "pruned" else None)
-            arms.append(Arm(name, suite, twin.mode))
+            arms.append(Arm(name, self.suite(plan.finetune(twin).folder), twin.mode))
         metrics = evaluate(self.lm, arms, self.heldout)
         vocab = self.lm.paths.W_U.shape[1]
         metrics["lm/ce_unigram"] = unigram_ce(unigram(self.windows[0], vocab), self.heldout())
@@ -175,7 +174,7 @@ class Stages:
         return {"metrics": metrics, "tokens": self.config.evaluation.tokens}
 
     def suite(self, folder: Path, connectivity: Connectivity | None = None) -> Suite:
-        """A stored suite, with the connections that a selection chose."""
+        """A stored suite: with the connections that a selection chose, or with those that it was stored with."""
         suite = load(folder, self.lm)
         suite.chunk_mb = self.config.trainer.chunk_mb
         if connectivity is not None:

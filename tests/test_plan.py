@@ -59,7 +59,7 @@ def names(config: Config) -> dict[str, Any]:
     return {
         "model": plan.model.name if plan.model else None,
         "pretrain": plan.pretrain.name,
-        "select": plan.select(plan.pruned.connectivity).name,
+        "select": plan.select(plan.chosen).name,
         "finetune": plan.finetune(plan.pruned).name,
         "evaluate": plan.evaluate.name,
     }
@@ -174,15 +174,17 @@ def test_twins(of: Of) -> None:
     assert Plan(of()).twins == {}
     plans = [Plan(of("evaluation.twins=true", f"connectivity.C={C}")) for C in (4, 8)]
     few, more = ({name: plan.finetune(twin).name for name, twin in plan.twins.items()} for plan in plans)
-    assert set(few) == {"random", "none", "plain_finetuned"}
+    assert set(few) == {"random", "none", "dense_finetuned", "plain_finetuned"}
     assert few["none"] == more["none"]
+    assert few["dense_finetuned"] == more["dense_finetuned"]
     assert few["plain_finetuned"] == more["plain_finetuned"]
     assert few["random"] != more["random"]
     for plan in plans:
         made = [plan.finetune(plan.pruned).name, *(plan.finetune(twin).name for twin in plan.twins.values())]
-        assert len(set(made)) == 4
-        assert plan.twins["random"].connectivity.C == plan.config.connectivity.C
-        assert plan.select(plan.random).name != plan.select(plan.pruned.connectivity).name
+        assert len(set(made)) == 5
+        assert plan.twins["random"].connectivity == plan.random
+        assert plan.random.C == plan.chosen.C
+        assert plan.select(plan.random).name != plan.select(plan.chosen).name
     assert Plan(of("evaluation.twins=true")).evaluate.name != Plan(of()).evaluate.name
 
 
