@@ -138,6 +138,10 @@ class Connectivity(Section):
     weighting: Literal["all", "firing", "activation"] = Field(description="tokens the mean contribution is taken over")
     tokens: Positive = Field(description="training tokens that the contributions are measured on")
     chunk_mb: Positive = Field(description="bound on the score matrix held at a time")
+    budget: Literal["even", "by_score"] = Field(
+        description="C for every feature, or as many in all where they matter most (method=contribution, scope=joint)"
+    )
+    spread: Positive = Field(description="budget=by_score: a feature gets between C / spread and C x spread")
     path: str | None = Field(description="method=file: a connections .safetensors")
 
 
@@ -315,6 +319,11 @@ def _choice_problems(config: Config) -> Iterator[str]:
         yield (
             f"connectivity.path={_null(connectivity.path)}: connectivity.method=file needs a connections .safetensors, "
             f"the other methods null; found connectivity.method={connectivity.method}"
+        )
+    if connectivity.budget == "by_score" and (connectivity.method, connectivity.scope) != ("contribution", "joint"):
+        yield (
+            "connectivity.budget=by_score: needs connectivity.method=contribution and connectivity.scope=joint; "
+            f"found connectivity.method={connectivity.method} and connectivity.scope={connectivity.scope}"
         )
     if config.logger.kind == "wandb" and (config.logger.project is None or config.logger.mode is None):
         yield "logger.kind=wandb: needs logger.project and logger.mode; choose the group logger=wandb, which sets both"

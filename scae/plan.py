@@ -80,6 +80,8 @@ class Plan:
         relevant = {name: getattr(connectivity, name) for name in SELECTION_DEPENDS_ON[connectivity.method]}
         if connectivity.method == "file":
             relevant["path"] = fingerprint_file(Path(connectivity.path or ""))
+        if connectivity.method == "contribution" and connectivity.budget == "by_score":
+            relevant |= {"budget": connectivity.budget, "spread": connectivity.spread}
         made_from = {"method": connectivity.method, "seed": self.config.seed} | relevant
         return Artifact(self.root, "select", made_from, (self.pretrain.name,))
 
