@@ -188,6 +188,19 @@ class Pretrain(Training):
     loss: Loss
 
 
+class Regrow(Section):
+    """Connections that move during finetuning."""
+
+    every: Positive | None = Field(description="steps between two rounds; null: the connections stay")
+    share: Fraction = Field(description="of a feature's connections, those that the first round may move at most")
+    until: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the steps over which `share` falls to 0")
+    batches: Positive = Field(description="micro-steps, the latest, that a round measures on")
+
+
+class Finetune(Training):
+    regrow: Regrow
+
+
 class Evaluation(Section):
     tokens: Positive = Field(description="held-out tokens, at least one window")
     batch_size: Positive
@@ -226,7 +239,7 @@ class Config(Section):
     sae: Sae
     connectivity: Connectivity
     pretrain: Pretrain
-    finetune: Training
+    finetune: Finetune
     loss: Loss
     evaluation: Evaluation
     trainer: TrainerConfig
@@ -324,6 +337,12 @@ def _choice_problems(config: Config) -> Iterator[str]:
         yield (
             "connectivity.budget=by_score: needs connectivity.method=contribution and connectivity.scope=joint; "
             f"found connectivity.method={connectivity.method} and connectivity.scope={connectivity.scope}"
+        )
+    regrow = config.finetune.regrow
+    if regrow.every is not None and connectivity.method in ("all", "none"):
+        yield (
+            f"finetune.regrow.every={regrow.every}: with connectivity.method={connectivity.method} nothing can move; "
+            "allowed: null"
         )
     if config.logger.kind == "wandb" and (config.logger.project is None or config.logger.mode is None):
         yield "logger.kind=wandb: needs logger.project and logger.mode; choose the group logger=wandb, which sets both"

@@ -122,6 +122,7 @@ def collect_metrics(plan: Plan) -> dict[str, float]:
     """The metrics of the evaluation, the statistics of the connections, and what every stage took."""
     metrics: dict[str, float] = dict(plan.evaluate.facts()["metrics"])
     metrics |= plan.select(plan.chosen).facts()["statistics"]
+    metrics |= plan.finetune(plan.pruned).facts().get("statistics", {})  # there where connections have moved
     parts = {
         "model": [plan.model] if plan.model else [],
         "pretrain": [plan.pretrain],

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scae.artifacts import Artifact, fingerprint
-from scae.config import Config, Connectivity, LocalModel, Loss, TinyModel
+from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, TinyModel
 from scae.data import corpus_fingerprint
 
 Pass = Literal["pruned", "plain"]
@@ -29,10 +29,11 @@ SELECTION_DEPENDS_ON = {
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A suite to be finetuned: in which pass, and along which connections where that pass has any."""
+    """A suite to be finetuned: in which pass, along which connections where it has any, and whether they move."""
 
     connectivity: Connectivity | None
     mode: Pass
+    regrow: Regrow | None = None
 
 
 class Plan:
@@ -88,17 +89,20 @@ class Plan:
     def finetune(self, one: Finetuned) -> Artifact:
         config = self.config
         made_from = {
-            "training": config.finetune.model_dump(),
+            "training": config.finetune.model_dump(exclude={"regrow"}),
             "loss": config.loss.model_dump(mode="json"),
             "mode": one.mode,
         }
+        if one.regrow is not None:
+            made_from["regrow"] = one.regrow.model_dump()
         upstream = [self.pretrain.name] + ([self.select(one.connectivity).name] if one.connectivity else [])
         return Artifact(self.root, "finetune", made_from | self._trainer(), tuple(upstream))
 
     @property
     def pruned(self) -> Finetuned:
         """The suite that the experiment is about."""
-        return Finetuned(self.chosen, "pruned")
+        regrow = self.config.finetune.regrow
+        return Finetuned(self.chosen, "pruned", regrow if regrow.every else None)
 
     @property
     def chosen(self) -> Connectivity:
@@ -112,7 +116,10 @@ class Plan:
 
     @property
     def twins(self) -> dict[str, Finetuned]:
-        """Suites finetuned in the same way, without which no claim about the connections can be made."""
+        """Suites finetuned in the same way, without which no claim about the connections can be made.
+
+        Their connections stay: those of `random` would be random no more.
+        """
         if not self.config.evaluation.twins:
             return {}
         none, every = (self.chosen.model_copy(update={"method": method}) for method in ("none", "all"))

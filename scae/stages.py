@@ -1,7 +1,7 @@
 """What each stage of an experiment does, once its inputs are there."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from scae.lm import LanguageModel, Trace, open_model
 from scae.lm.tiny import TinyTraining, build_tiny, save_tiny
 from scae.objectives import Objective
 from scae.plan import Finetuned, Plan, describe_loss
-from scae.selection import choose
+from scae.selection import choose, describe
 from scae.suite import Mode, Suite, choose_sites
 from scae.suite.files import load, save
-from scae.training import Place, SuiteTraining, fit, start_from_data
+from scae.training import Place, Regrowth, SuiteTraining, fit, moved_share, start_from_data
 
 log = logging.getLogger(__name__)
 FIRST_BATCHES = 8  # micro-steps that a new suite takes its biases and scales from
@@ -151,7 +151,16 @@ class Stages:
             steps=config.finetune.steps * config.trainer.accumulate,
             seed=config.seed + 1,  # other batches than those that pretraining began with
         )
-        return self._train(suite, objective, one.mode, name, self.plan.finetune(one).name, data, folder)
+        callbacks = []
+        if one.regrow is not None:
+            steps, chunk_mb = config.finetune.steps, config.connectivity.chunk_mb
+            callbacks.append(Regrowth(suite, one.regrow, steps=steps, chunk_mb=chunk_mb))
+        selected = suite.connections.edge_list
+        facts = self._train(suite, objective, one.mode, name, self.plan.finetune(one).name, data, folder, callbacks)
+        if one.regrow is not None:
+            edges = suite.connections.edge_list
+            facts["statistics"] = describe(edges) | {"connectivity/regrown": moved_share(selected, edges)}
+        return facts
 
     def evaluate(self, folder: Path) -> dict[str, Any]:
         """Compare every arm on held-out text."""
@@ -182,7 +191,15 @@ class Stages:
         return suite
 
     def _train(
-        self, suite: Suite, objective: Objective, mode: Mode, name: str, artifact: str, data: WindowModule, folder: Path
+        self,
+        suite: Suite,
+        objective: Objective,
+        mode: Mode,
+        name: str,
+        artifact: str,
+        data: WindowModule,
+        folder: Path,
+        callbacks: Sequence[lightning.Callback] = (),
     ) -> dict[str, Any]:
         config = self.config
         training = config.pretrain if name == "pretrain" else config.finetune
@@ -199,6 +216,7 @@ class Stages:
             logger=config.logger,
             place=self._place(name, folder),
             seed=config.seed,
+            callbacks=callbacks,
         )
         self.lm.to(self.device)
         if is_first_process():

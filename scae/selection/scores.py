@@ -25,7 +25,7 @@ import torch
 from scae.kernels import SparseCode, tally
 from scae.lm import Trace
 from scae.sites import Site
-from scae.suite import Suite
+from scae.suite import Mode, Suite
 from scae.typing import Bool, Float, Tensor
 
 Weighting = Literal["all", "firing", "activation"]
@@ -33,18 +33,18 @@ Weighting = Literal["all", "firing", "activation"]
 
 @dataclass(frozen=True)
 class Record:
-    """What the scores need of one batch of the plain pass."""
+    """What the scores need of one batch of a pass."""
 
     trace: Trace
     codes: dict[Site, SparseCode]
 
 
 @torch.no_grad()
-def record(suite: Suite, traces: Iterable[Trace]) -> list[Record]:
-    """Run the plain pass over a sample; the suite's inference thresholds apply."""
+def record(suite: Suite, traces: Iterable[Trace], mode: Mode = "plain") -> list[Record]:
+    """Run a pass over a sample; the suite's inference thresholds apply."""
     was_training = suite.training
     suite.eval()
-    records = [Record(trace, suite(trace, mode="plain").codes) for trace in traces]
+    records = [Record(trace, suite(trace, mode=mode).codes) for trace in traces]
     suite.train(was_training)
     return records
 

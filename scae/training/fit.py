@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -48,6 +49,7 @@ def fit(
     logger: LoggerConfig,
     place: Place,
     seed: int,
+    callbacks: Sequence[lightning.Callback] = (),
 ) -> None:
     """Train for `steps` optimiser steps, or for what is left of them after the checkpoint in the folder."""
     lightning.seed_everything(seed, workers=True, verbose=False)
@@ -69,6 +71,7 @@ def fit(
             max_steps=steps,
             max_epochs=1,
             callbacks=[
+                *callbacks,
                 WholeSteps(
                     dirpath=place.folder,
                     filename=CHECKPOINT.removesuffix(".ckpt"),
