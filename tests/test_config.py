@@ -138,6 +138,9 @@ def _seconds(action: Callable[[], object]) -> float:
         ("trainer.devices=3", ["pretrain.batch_size=16", "trainer.devices=3", "finetune.batch_size=16"]),
         ("data.max_tokens=5", ["data.max_tokens=5", "data.context=128"]),
         ("connectivity=file", ["connectivity.path=null", "method=file"]),
+        ("connectivity.budget=by_scores", ["connectivity.budget='by_scores'", "did you mean `by_score`?"]),
+        ("finetune.regrow.share=1", ["finetune.regrow.share=1", "less than 1"]),
+        ("finetune.regrow.every=0", ["finetune.regrow.every=0", "at least 1 or null"]),
         ("connectivity.path=here", ["connectivity.path=here", "connectivity.method=contribution"]),
         ("logger.kind=wandb", ["logger=wandb"]),
         ("ckpt_path=/nowhere.ckpt", ["ckpt_path=/nowhere.ckpt: no such file"]),
@@ -170,6 +173,25 @@ def test_what_needs_a_value_is_told_at_once(composed: Composed) -> None:
 
 def test_an_item_wrong_in_a_list_is_not_told_to_be_all(composed: Composed) -> None:
     assert "all" not in refusal(composed, "sites.layers=[0,a]").partition("allowed:")[2]
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        ("connectivity.scope=per_site", "connectivity.method=contribution and connectivity.scope=per_site"),
+        ("connectivity=random", "connectivity.method=random and connectivity.scope=joint"),
+    ],
+)
+def test_a_budget_is_spent_by_score_over_all_sites_alone(composed: Composed, other: str, found: str) -> None:
+    message = refusal(composed, "connectivity.budget=by_score", other)
+    assert "needs connectivity.method=contribution and connectivity.scope=joint" in message
+    assert found in message
+
+
+@pytest.mark.parametrize("method", ["all", "none"])
+def test_connections_that_cannot_move_are_not_asked_to(composed: Composed, method: str) -> None:
+    message = refusal(composed, f"connectivity={method}", "finetune.regrow.every=10")
+    assert f"finetune.regrow.every=10: with connectivity.method={method} nothing can move; allowed: null" in message
 
 
 def test_force_needs_its_stage(composed: Composed) -> None:

@@ -95,12 +95,14 @@ def downstream_of(stage: str) -> set[str]:
         ("connectivity.scope=per_site", "select"),
         ("connectivity.weighting=all", "select"),
         ("connectivity.tokens=99", "select"),
+        ("connectivity.budget=by_score", "select"),
         ("connectivity=random", "select"),
         ("connectivity=none", "select"),
         ("loss=ce", "finetune"),
         ("loss.logit_kl.temperature=2.0", "finetune"),
         ("finetune.steps=7", "finetune"),
         ("finetune.unit_norm=false", "finetune"),
+        ("finetune.regrow.every=5", "finetune"),
         ("evaluation.tokens=999", "evaluate"),
         ("evaluation.twins=true", "evaluate"),
     ],
@@ -122,6 +124,9 @@ def test_what_a_key_changes(of: Of, override: str, first: str) -> None:
         "logger=wandb",
         "logger.every=3",
         "connectivity.chunk_mb=1",
+        "connectivity.spread=2",
+        "finetune.regrow.share=0.5",
+        "finetune.regrow.batches=1",
         "stages=[pretrain]",
         "force=[finetune]",
         "optimized_metric=pruned/kl",
@@ -197,6 +202,24 @@ def test_connections_that_do_not_depend_on_the_budget_do_not_depend_on_it(of: Of
     assert changed(of, "connectivity.weighting=all", base=random) == set()
     for override in ("connectivity.C=3", "connectivity.scope=per_site", "seed=1"):
         assert changed(of, override, base=random) >= downstream_of("select")
+
+
+def test_how_a_budget_is_spent_matters_where_it_is_spent_by_score(of: Of) -> None:
+    by_score = ("connectivity.budget=by_score",)
+    assert changed(of, "connectivity.spread=2", base=by_score) == downstream_of("select")
+    even, spent = (Plan(of("evaluation.twins=true", *budget)) for budget in ((), by_score))
+    assert even.select(even.random).name == spent.select(spent.random).name
+    for name in even.twins:
+        assert even.finetune(even.twins[name]).name == spent.finetune(spent.twins[name]).name
+
+
+def test_connections_move_in_the_suite_that_the_experiment_is_about_alone(of: Of) -> None:
+    moving = ("finetune.regrow.every=5",)
+    assert changed(of, "finetune.regrow.share=0.5", base=moving) == downstream_of("finetune")
+    stay, move = (Plan(of("evaluation.twins=true", *regrow)) for regrow in ((), moving))
+    assert stay.finetune(stay.pruned).name != move.finetune(move.pruned).name
+    for name in stay.twins:
+        assert stay.finetune(stay.twins[name]).name == move.finetune(move.twins[name]).name
 
 
 def test_a_checkpoint_can_belong_to_every_fit(of: Of) -> None:
