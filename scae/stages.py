@@ -159,7 +159,9 @@ class Stages:
         facts = self._train(suite, objective, one.mode, name, self.plan.finetune(one).name, data, folder, callbacks)
         if one.regrow is not None:
             edges = suite.connections.edge_list
-            facts["statistics"] = describe(edges) | {"connectivity/regrown": moved_share(selected, edges)}
+            moved = moved_share(selected, edges)
+            log.info("%s: %.1f %% of the connections are not among those selected", name, 100 * moved)
+            facts["statistics"] = describe(edges) | {"connectivity/regrown": moved}
         return facts
 
     def evaluate(self, folder: Path) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from scae.typing import Bool, Float, Int, Tensor
 
 @dataclass(frozen=True)
 class Candidates:
-    """The strongest upstream features of each feature of a site, strongest first.
+    """The strongest upstream features of each feature of a site, strongest first (with scope=per_site: of each site).
 
-    score: `[down, rank]` of what size, 0: no candidate; up: `[down, rank]` which; whole: the sum of all sizes.
+    score: `[down, rank]` its size, 0: no candidate; up: `[down, rank]` which feature; whole: the sum of all sizes, not
+    of the candidates alone.
     """
 
     score: Float[Tensor, "down rank"]

@@ -35,30 +35,40 @@ def choose(
     elif config.method == "file":
         connections = _from_file(config, suite)
     elif config.method == "random":
-        generator = torch.Generator().manual_seed(seed)
-        device = suite.lm.device
-
-        def uniform(site: Site, rows: slice) -> Tensor:
-            shape = (rows.stop - rows.start, layout.n_upstream(site))
-            return torch.rand(shape, generator=generator).to(device) + 1e-6  # 0 would mean "no contribution"
-
-        candidates = _candidates(config, suite, uniform, config.C)
+        candidates = _candidates(config, suite, _uniform(suite, seed), config.C)
         connections = _connections(suite, candidates, even(candidates))
     else:
-        records = record(suite, traces)
-
-        def contribution(site: Site, rows: slice) -> Tensor:
-            return mean_contributions(suite, site, rows, records, config.weighting)
-
-        if config.budget == "even":
-            candidates = _candidates(config, suite, contribution, config.C)
-            chosen = even(candidates)
-        else:
-            candidates = _candidates(config, suite, contribution, config.C * config.spread)
-            weight = {site: importance(suite, site, records) for site in candidates}
-            chosen = by_score(candidates, weight, config.C, config.spread)
-        connections, kept = _connections(suite, candidates, chosen), _kept(candidates, chosen)
+        connections, kept = _by_contribution(config, suite, traces)
     return connections, {"connectivity/C": float(config.C)} | describe(connections) | kept
+
+
+def _uniform(suite: Suite, seed: int) -> Score:
+    generator = torch.Generator().manual_seed(seed)
+
+    def score(site: Site, rows: slice) -> Tensor:
+        shape = (rows.stop - rows.start, suite.layout.n_upstream(site))
+        return torch.rand(shape, generator=generator).to(suite.lm.device) + 1e-6  # 0 would mean "no contribution"
+
+    return score
+
+
+def _by_contribution(
+    config: Connectivity, suite: Suite, traces: Iterable[Trace]
+) -> tuple[Connections, dict[str, float]]:
+    """The strongest within the budget, and the share of all contributions that they hold."""
+    records = record(suite, traces)
+
+    def score(site: Site, rows: slice) -> Tensor:
+        return mean_contributions(suite, site, rows, records, config.weighting)
+
+    if config.budget == "even":
+        candidates = _candidates(config, suite, score, config.C)
+        chosen = even(candidates)
+    else:
+        candidates = _candidates(config, suite, score, config.C * config.spread)
+        weights = {site: importance(suite, site, records) for site in candidates}
+        chosen = by_score(candidates, weights, config.C, config.spread)
+    return _connections(suite, candidates, chosen), _kept(candidates, chosen)
 
 
 def _candidates(config: Connectivity, suite: Suite, score: Score, count: int) -> dict[Site, Candidates]:
