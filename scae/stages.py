@@ -154,7 +154,7 @@ class Stages:
         callbacks = []
         if one.regrow is not None:
             steps, chunk_mb = config.finetune.steps, config.connectivity.chunk_mb
-            callbacks.append(Regrowth(suite, one.regrow, steps=steps, chunk_mb=chunk_mb))
+            callbacks.append(Regrowth(suite, objective, one.regrow, steps=steps, chunk_mb=chunk_mb))
         selected = suite.connections.edge_list
         facts = self._train(suite, objective, one.mode, name, self.plan.finetune(one).name, data, folder, callbacks)
         if one.regrow is not None:

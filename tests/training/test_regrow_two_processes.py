@@ -35,9 +35,9 @@ config = Training(steps=6, batch_size=8, lr=0.01, warmup=0.1, decay=0.3, unit_no
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
                         checkpoint_minutes=60.0, progress=False)
-regrowth = Regrowth(suite, Regrow(every=2, share=0.5, until=1.0, batches=2), steps=6, chunk_mb=1)
+objective = Objective([Recon(weight=1.0, kind="fvu")])
+regrowth = Regrowth(suite, objective, Regrow(every=2, share=0.5, until=1.0, batches=2), steps=6, chunk_mb=1)
 out.mkdir(parents=True, exist_ok=True)
-objective = Objective([Recon(weight=1.0, kind="mse")])
 module = SuiteTraining(suite, objective, config, mode="pruned", clip=0.1, identity={{}})
 fit(module, WindowModule(train=windows, batch_size=8, steps=6, seed=5), steps=6, tokens_per_step=80, trainer=trainer,
     logger=Logger(kind="csv", every=5, project=None, mode=None), place=Place("finetune", out, "group"), seed=0,
