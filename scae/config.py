@@ -159,6 +159,10 @@ class Connectivity(Section):
     weighting: Literal["all", "firing", "activation"] = Field(description="tokens the mean contribution is taken over")
     tokens: Positive = Field(description="training tokens that the contributions are measured on")
     chunk_mb: Positive = Field(description="bound on the score matrix held at a time")
+    budget: Literal["even", "by_score"] = Field(
+        description="C for every feature, or as many in all where they matter most; scope=per_site is always even"
+    )
+    spread: Positive = Field(description="budget=by_score: a feature gets between C / spread and C x spread")
     path: str | None = Field(description="method=file: a connections .safetensors")
 
 
@@ -206,10 +210,23 @@ class Pretrain(Training):
     loss: Loss
 
 
+class Regrow(Section):
+    """Connections that move during finetuning, where they were chosen by contribution; any others stay."""
+
+    every: Positive | None = Field(description="steps between two rounds; null: the connections stay")
+    share: Fraction = Field(description="of a feature's connections, those that the first round may move at most")
+    until: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the steps over which `share` falls to 0")
+    batches: Positive = Field(description="micro-steps, the latest, that a round measures on")
+
+
+class Finetune(Training):
+    regrow: Regrow
+
+
 class Evaluation(Section):
     tokens: Positive = Field(description="held-out tokens, at least one window")
     batch_size: Positive
-    twins: bool = Field(description="also finetune random, none and plain twins: what a claim needs")
+    twins: bool = Field(description="also finetune random, none, dense and plain twins: what a claim needs")
 
 
 class TrainerConfig(Section):
@@ -247,7 +264,7 @@ class Config(Section):
     sae: Sae
     connectivity: Connectivity
     pretrain: Pretrain
-    finetune: Training
+    finetune: Finetune
     loss: Loss
     evaluation: Evaluation
     trainer: TrainerConfig

@@ -123,11 +123,12 @@ def write_results(plan: Plan) -> dict[str, float]:
 def collect_metrics(plan: Plan) -> dict[str, float]:
     """The metrics of the evaluation, the statistics of the connections, and what every stage took."""
     metrics: dict[str, float] = dict(plan.evaluate.facts()["metrics"])
-    metrics |= plan.select(plan.pruned.connectivity).facts()["statistics"]
+    metrics |= plan.select(plan.chosen).facts()["statistics"]
+    metrics |= plan.finetune(plan.pruned).facts().get("statistics", {})  # there where connections have moved
     parts = {
         "model": [plan.model] if plan.model else [],
         "pretrain": [plan.pretrain],
-        "select": [plan.select(plan.pruned.connectivity)],
+        "select": [plan.select(plan.chosen)],
         "finetune": [plan.finetune(plan.pruned)],
         "twins": [plan.finetune(twin) for twin in plan.twins.values()],
         "evaluate": [plan.evaluate],
@@ -155,7 +156,7 @@ def describe_run(plan: Plan, output: Path) -> dict[str, Any]:
         source = {"name": model.name, "revision": model.revision}
     stages = {
         "pretrain": plan.pretrain,
-        "select": plan.select(plan.pruned.connectivity),
+        "select": plan.select(plan.chosen),
         "finetune": plan.finetune(plan.pruned),
         "evaluate": plan.evaluate,
     }

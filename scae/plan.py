@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scae.artifacts import Artifact, fingerprint
-from scae.config import Config, Connectivity, LocalModel, Loss, TinyModel
+from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, TinyModel
 from scae.data import corpus_fingerprint
 
 Pass = Literal["pruned", "plain"]
@@ -29,10 +29,11 @@ SELECTION_DEPENDS_ON = {
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A suite to be finetuned: along which connections, in which pass."""
+    """A suite to be finetuned: in which pass, along which connections where it has any, and whether they move."""
 
-    connectivity: Connectivity
+    connectivity: Connectivity | None
     mode: Pass
+    regrow: Regrow | None = None
 
 
 class Plan:
@@ -82,23 +83,34 @@ class Plan:
         relevant = {name: getattr(connectivity, name) for name in SELECTION_DEPENDS_ON[connectivity.method]}
         if connectivity.method == "file":
             relevant["path"] = fingerprint_file(Path(connectivity.path or ""))
+        if (connectivity.method, connectivity.scope, connectivity.budget) == ("contribution", "joint", "by_score"):
+            relevant |= {"budget": connectivity.budget, "spread": connectivity.spread}
         made_from = {"method": connectivity.method, "seed": self.config.seed} | relevant
         return Artifact(self.root, "select", made_from, (self.pretrain.name,))
 
     def finetune(self, one: Finetuned) -> Artifact:
         config = self.config
         made_from = {
-            "training": config.finetune.model_dump(),
+            "training": config.finetune.model_dump(exclude={"regrow"}),
             "loss": config.loss.model_dump(mode="json"),
             "mode": one.mode,
         }
-        upstream = [self.pretrain.name] + ([self.select(one.connectivity).name] if one.mode == "pruned" else [])
+        if one.regrow is not None:
+            made_from["regrow"] = one.regrow.model_dump()
+        upstream = [self.pretrain.name] + ([self.select(one.connectivity).name] if one.connectivity else [])
         return Artifact(self.root, "finetune", made_from | self._trainer(), tuple(upstream))
 
     @property
     def pruned(self) -> Finetuned:
-        """The suite that the experiment is about."""
-        return Finetuned(self.config.connectivity, "pruned")
+        """The suite that the experiment is about. Connections that were given or drawn at random do not move."""
+        regrow = self.config.finetune.regrow
+        moves = regrow.every is not None and self.chosen.method == "contribution"
+        return Finetuned(self.chosen, "pruned", regrow if moves else None)
+
+    @property
+    def chosen(self) -> Connectivity:
+        """The connections that the experiment is about."""
+        return self.config.connectivity
 
     @property
     def random(self) -> Connectivity:
@@ -107,28 +119,32 @@ class Plan:
 
     @property
     def twins(self) -> dict[str, Finetuned]:
-        """Suites finetuned in the same way, without which no claim about the connections can be made."""
+        """Suites finetuned in the same way, without which no claim about the connections can be made.
+
+        Their connections stay: those of `random` would be random no more.
+        """
         if not self.config.evaluation.twins:
             return {}
-        none = self.config.connectivity.model_copy(update={"method": "none"})
+        none, every = (self.chosen.model_copy(update={"method": method}) for method in ("none", "all"))
         return {
             "random": Finetuned(self.random, "pruned"),
             "none": Finetuned(none, "pruned"),
-            "plain_finetuned": Finetuned(self.config.connectivity, "plain"),
+            "dense_finetuned": Finetuned(every, "pruned"),
+            "plain_finetuned": Finetuned(None, "plain"),
         }
 
     @cached_property
     def evaluate(self) -> Artifact:
         upstream = [self.finetune(self.pruned).name, self.select(self.random).name]
         upstream += [self.finetune(twin).name for twin in self.twins.values()]
-        made_from = {"evaluation": self.config.evaluation.model_dump(), "C": self.config.connectivity.C}
+        made_from = {"evaluation": self.config.evaluation.model_dump(), "C": self.chosen.C}
         return Artifact(self.root, "evaluate", made_from, tuple(upstream))
 
     @property
     def selections(self) -> list[Connectivity]:
         """Every choice of connections that some arm needs, each once."""
-        pruned_twins = [twin.connectivity for twin in self.twins.values() if twin.mode == "pruned"]
-        return list(dict.fromkeys([self.pruned.connectivity, self.random, *pruned_twins]))
+        of_twins = [twin.connectivity for twin in self.twins.values() if twin.connectivity]
+        return list(dict.fromkeys([self.chosen, self.random, *of_twins]))
 
     def made_by(self, stages: Sequence[str]) -> list[Artifact]:
         """The artifacts of these stages."""

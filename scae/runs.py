@@ -12,7 +12,7 @@ from scae.suite.files import load
 def load_suite(run: str | Path, *, finetuned: bool = True) -> tuple[Suite, LanguageModel]:
     """The pruned suite of a run directory, ready for `suite(lm.trace(text), mode="pruned")`, and its model.
 
-    finetuned: as it is after finetuning; False: the pretrained suite with the same connections.
+    finetuned: as it is after finetuning; False: the pretrained suite with the connections that were selected.
     """
     folder = Path(run)
     if not (folder / "run.json").is_file():
@@ -22,5 +22,6 @@ def load_suite(run: str | Path, *, finetuned: bool = True) -> tuple[Suite, Langu
     name = folder / model["path"] if "path" in model else model["name"]
     lm = open_model(name, dtype=model["dtype"], prepend_bos=model["prepend_bos"], revision=model["revision"])
     suite = load(folder / note["stages"]["finetune" if finetuned else "pretrain"], lm)
-    suite.connect(Connections.load(folder / note["stages"]["select"] / "connections.safetensors"))
+    if not finetuned:
+        suite.connect(Connections.load(folder / note["stages"]["select"] / "connections.safetensors"))
     return suite.eval(), lm

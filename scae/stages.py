@@ -1,7 +1,7 @@
 """What each stage of an experiment does, once its inputs are there."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,19 @@ from scae.lm import LanguageModel, Trace, check_borders, open_model
 from scae.lm.tiny import TinyTraining, build_tiny, save_tiny
 from scae.objectives import Objective
 from scae.plan import Finetuned, Plan, describe_loss
-from scae.selection import choose
+from scae.selection import choose, describe
 from scae.suite import Mode, Suite, choose_sites
 from scae.suite.files import load, save
-from scae.training import Place, SuiteTraining, WorstTokens, bound_from_data, fit, start_from_data
+from scae.training import (
+    Place,
+    Regrowth,
+    SuiteTraining,
+    WorstTokens,
+    bound_from_data,
+    fit,
+    moved_share,
+    start_from_data,
+)
 
 log = logging.getLogger(__name__)
 FIRST_LOOK = 4096  # training tokens on which a model from elsewhere is compared with their frequencies
@@ -154,7 +163,7 @@ class Stages:
     def finetune(self, one: Finetuned, name: str, folder: Path) -> dict[str, Any]:
         """Train the suite in the pass that it will be used in."""
         config = self.config
-        suite = self.suite(self.plan.pretrain.folder, one.connectivity if one.mode == "pruned" else None)
+        suite = self.suite(self.plan.pretrain.folder, one.connectivity)
         objective = Objective.from_config(config.loss, config.sae)
         log.info("%s: %s, %s pass", name, describe_loss(config.loss), one.mode)
         data = WindowModule(
@@ -163,23 +172,33 @@ class Stages:
             steps=config.finetune.steps * config.trainer.accumulate,
             seed=config.seed + 1,  # other batches than those that pretraining began with
         )
-        return self._train(suite, objective, one.mode, name, self.plan.finetune(one).name, data, folder)
+        callbacks = []
+        if one.regrow is not None:
+            steps, chunk_mb = config.finetune.steps, config.connectivity.chunk_mb
+            callbacks.append(Regrowth(suite, objective, one.regrow, steps=steps, chunk_mb=chunk_mb))
+        selected = suite.connections.edge_list
+        facts = self._train(suite, objective, one.mode, name, self.plan.finetune(one).name, data, folder, callbacks)
+        if one.regrow is not None:
+            edges = suite.connections.edge_list
+            moved = moved_share(selected, edges)
+            log.info("%s: %.1f %% of the connections are not among those selected", name, 100 * moved)
+            facts["statistics"] = describe(edges) | {"connectivity/regrown": moved}
+        return facts
 
     def evaluate(self, folder: Path) -> dict[str, Any]:
         """Compare every arm on held-out text."""
         plan = self.plan
         pretrained = plan.pretrain.folder
-        pruned = Arm("pruned", self.suite(plan.finetune(plan.pruned).folder, plan.pruned.connectivity), "pruned")
+        pruned = Arm("pruned", self.suite(plan.finetune(plan.pruned).folder), "pruned")
         arms = [
             Arm("plain", plain := self.suite(pretrained), "plain"),
             Arm("dense", plain, "dense"),
             pruned,
-            Arm("pruned_no_finetune", self.suite(pretrained, plan.pruned.connectivity), "pruned"),
+            Arm("pruned_no_finetune", self.suite(pretrained, plan.chosen), "pruned"),
             Arm("random_no_finetune", self.suite(pretrained, plan.random), "pruned"),
         ]
         for name, twin in plan.twins.items():
-            suite = self.suite(plan.finetune(twin).folder, twin.connectivity if twin.mode == "pruned" else None)
-            arms.append(Arm(name, suite, twin.mode))
+            arms.append(Arm(name, self.suite(plan.finetune(twin).folder), twin.mode))
         metrics = evaluate(self.lm, arms, self.heldout)
         vocab = self.lm.paths.W_U.shape[1]
         metrics["lm/ce_unigram"] = unigram_ce(unigram(self.windows[0], vocab), self.heldout())
@@ -187,7 +206,7 @@ class Stages:
         return {"metrics": metrics, "tokens": self.config.evaluation.tokens}
 
     def suite(self, folder: Path, connectivity: Connectivity | None = None) -> Suite:
-        """A stored suite, with the connections that a selection chose."""
+        """A stored suite: with the connections that a selection chose, or with those that it was stored with."""
         suite = load(folder, self.lm)
         suite.chunk_mb = self.config.trainer.chunk_mb
         if connectivity is not None:
@@ -195,7 +214,15 @@ class Stages:
         return suite
 
     def _train(
-        self, suite: Suite, objective: Objective, mode: Mode, name: str, artifact: str, data: WindowModule, folder: Path
+        self,
+        suite: Suite,
+        objective: Objective,
+        mode: Mode,
+        name: str,
+        artifact: str,
+        data: WindowModule,
+        folder: Path,
+        callbacks: Sequence[lightning.Callback] = (),
     ) -> dict[str, Any]:
         config = self.config
         training = config.pretrain if name == "pretrain" else config.finetune
@@ -212,7 +239,7 @@ class Stages:
             logger=config.logger,
             place=self._place(name, folder),
             seed=config.seed,
-            callbacks=[WorstTokens(name, config.trainer.worst_share_warning)],
+            callbacks=[WorstTokens(name, config.trainer.worst_share_warning), *callbacks],
         )
         self.lm.to(self.device)
         if is_first_process():

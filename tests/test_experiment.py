@@ -24,8 +24,8 @@ from scae.hydra_support import values
 from scae.plan import Plan
 
 ROOT = Path(__file__).parents[1]
-ARMS = ("plain", "dense", "pruned", "pruned_no_finetune", "random_no_finetune", "random", "none", "plain_finetuned")
-TWINS = ARMS[-3:]
+TWINS = ("random", "none", "dense_finetuned", "plain_finetuned")
+ARMS = ("plain", "dense", "pruned", "pruned_no_finetune", "random_no_finetune", *TWINS)
 LAUNCHER_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK", "SLURM_PROCID")
 SITES = ("0.attn", "0.mlp", "1.attn", "1.mlp")
 MICRO = (
@@ -176,6 +176,7 @@ def test_every_number_that_is_promised(finished: Finished) -> None:
     metrics = finished.metrics
     expected = {"lm/ce", "lm/ce_zero", "lm/ce_mean", "lm/ce_unigram"}
     per_arm = {"ce", "ce_diff", "ce_recovered", "kl", "top1", "fvu_mean", "fvu_max", "connected_recovered"}
+    per_arm |= {"above_dense"}
     per_arm |= {f"{name}/{site}" for name in ("fvu", "l0", "dead") for site in SITES}
     expected |= {f"{arm}/{key}" for arm in ARMS for key in per_arm}
     expected |= {f"connectivity/{d}_degree_{s}" for d in ("in", "out") for s in ("mean", "median", "max")}
@@ -206,7 +207,7 @@ def test_the_numbers_hang_together(finished: Finished) -> None:
     assert m["tokens/model"] == 80 * 4 * 32
     assert m["tokens/pretrain"] == 12 * 4 * 32
     assert m["tokens/finetune"] == 8 * 4 * 32
-    assert m["tokens/twins"] == 3 * 8 * 4 * 32
+    assert m["tokens/twins"] == 4 * 8 * 4 * 32
 
 
 def test_the_files_of_a_run(finished: Finished) -> None:
@@ -265,7 +266,7 @@ def test_some_stages_alone(finished: Finished, made: list[str], tmp_path: Path) 
 def test_forcing_computes_a_stage_and_what_follows_again(finished: Finished, made: list[str], tmp_path: Path) -> None:
     config = variation(finished, tmp_path, "evaluation.twins=true", "force=[finetune]")
     again = execute(config)
-    assert made == ["finetune"] * 4 + ["evaluate"]
+    assert made == ["finetune"] * 5 + ["evaluate"]
     assert untimed(again) == untimed(finished.metrics)
 
 

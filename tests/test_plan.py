@@ -59,7 +59,7 @@ def names(config: Config) -> dict[str, Any]:
     return {
         "model": plan.model.name if plan.model else None,
         "pretrain": plan.pretrain.name,
-        "select": plan.select(plan.pruned.connectivity).name,
+        "select": plan.select(plan.chosen).name,
         "finetune": plan.finetune(plan.pruned).name,
         "evaluate": plan.evaluate.name,
     }
@@ -97,12 +97,14 @@ def downstream_of(stage: str) -> set[str]:
         ("connectivity.scope=per_site", "select"),
         ("connectivity.weighting=all", "select"),
         ("connectivity.tokens=99", "select"),
+        ("connectivity.budget=by_score", "select"),
         ("connectivity=random", "select"),
         ("connectivity=none", "select"),
         ("loss=ce", "finetune"),
         ("loss.logit_kl.temperature=2.0", "finetune"),
         ("finetune.steps=7", "finetune"),
         ("finetune.unit_norm=false", "finetune"),
+        ("finetune.regrow.every=5", "finetune"),
         ("evaluation.tokens=999", "evaluate"),
         ("evaluation.twins=true", "evaluate"),
     ],
@@ -124,6 +126,9 @@ def test_what_a_key_changes(of: Of, override: str, first: str) -> None:
         "logger=wandb",
         "logger.every=3",
         "connectivity.chunk_mb=1",
+        "connectivity.spread=2",
+        "finetune.regrow.share=0.5",
+        "finetune.regrow.batches=1",
         "stages=[pretrain]",
         "force=[finetune]",
         "optimized_metric=pruned/kl",
@@ -183,16 +188,27 @@ def test_twins(of: Of) -> None:
     assert Plan(of()).twins == {}
     plans = [Plan(of("evaluation.twins=true", f"connectivity.C={C}")) for C in (4, 8)]
     few, more = ({name: plan.finetune(twin).name for name, twin in plan.twins.items()} for plan in plans)
-    assert set(few) == {"random", "none", "plain_finetuned"}
+    assert set(few) == {"random", "none", "dense_finetuned", "plain_finetuned"}
     assert few["none"] == more["none"]
+    assert few["dense_finetuned"] == more["dense_finetuned"]
     assert few["plain_finetuned"] == more["plain_finetuned"]
     assert few["random"] != more["random"]
     for plan in plans:
         made = [plan.finetune(plan.pruned).name, *(plan.finetune(twin).name for twin in plan.twins.values())]
-        assert len(set(made)) == 4
-        assert plan.twins["random"].connectivity.C == plan.config.connectivity.C
-        assert plan.select(plan.random).name != plan.select(plan.pruned.connectivity).name
+        assert len(set(made)) == 5
+        assert plan.twins["random"].connectivity == plan.random
+        assert plan.random.C == plan.chosen.C
+        assert plan.select(plan.random).name != plan.select(plan.chosen).name
     assert Plan(of("evaluation.twins=true")).evaluate.name != Plan(of()).evaluate.name
+
+
+@pytest.mark.parametrize("method", ["all", "none", "random"])
+def test_only_chosen_connections_move(of: Of, method: str) -> None:
+    assert changed(of, "finetune.regrow.every=5", base=(f"connectivity={method}",)) == set()
+
+
+def test_a_budget_a_site_is_even(of: Of) -> None:
+    assert changed(of, "connectivity.budget=by_score", base=("connectivity.scope=per_site",)) == set()
 
 
 def test_connections_that_do_not_depend_on_the_budget_do_not_depend_on_it(of: Of) -> None:
@@ -204,6 +220,24 @@ def test_connections_that_do_not_depend_on_the_budget_do_not_depend_on_it(of: Of
     assert changed(of, "connectivity.weighting=all", base=random) == set()
     for override in ("connectivity.C=3", "connectivity.scope=per_site", "seed=1"):
         assert changed(of, override, base=random) >= downstream_of("select")
+
+
+def test_how_a_budget_is_spent_matters_where_it_is_spent_by_score(of: Of) -> None:
+    by_score = ("connectivity.budget=by_score",)
+    assert changed(of, "connectivity.spread=2", base=by_score) == downstream_of("select")
+    even, spent = (Plan(of("evaluation.twins=true", *budget)) for budget in ((), by_score))
+    assert even.select(even.random).name == spent.select(spent.random).name
+    for name in even.twins:
+        assert even.finetune(even.twins[name]).name == spent.finetune(spent.twins[name]).name
+
+
+def test_connections_move_in_the_suite_that_the_experiment_is_about_alone(of: Of) -> None:
+    moving = ("finetune.regrow.every=5",)
+    assert changed(of, "finetune.regrow.share=0.5", base=moving) == downstream_of("finetune")
+    stay, move = (Plan(of("evaluation.twins=true", *regrow)) for regrow in ((), moving))
+    assert stay.finetune(stay.pruned).name != move.finetune(move.pruned).name
+    for name in stay.twins:
+        assert stay.finetune(stay.twins[name]).name == move.finetune(move.twins[name]).name
 
 
 def test_a_checkpoint_can_belong_to_every_fit(of: Of) -> None:

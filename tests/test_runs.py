@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_experiment import Finished, finish
+from test_experiment import Finished, execute, finish, variation
 
 from scae.data import heldout_batches, train_and_heldout
 from scae.evaluation import Arm, evaluate
 from scae.runs import load_suite
 from scae.sites import Site
+from scae.training import moved_share
 
 TEXT = "ban kolo ris tame ba"
 
@@ -43,6 +44,23 @@ def test_the_example_of_the_readme(run: Finished, opened: Any) -> None:
     assert 0 < len(inputs) <= run.config.connectivity.C
     sizes = [abs(one.weight) for one in inputs]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_connections_that_moved_are_those_that_are_evaluated_and_opened(run: Finished, tmp_path: Path) -> None:
+    regrow = ("finetune.regrow.every=2", "finetune.regrow.share=0.5")
+    config = variation(run, tmp_path, "connectivity.budget=by_score", *regrow)
+    metrics = execute(config)
+    output = Path(config.paths.output)
+    (moved, lm), (selected, _) = (load_suite(output, finetuned=finetuned) for finetuned in (True, False))
+    chosen, kept = selected.connections.edge_list, moved.connections.edge_list
+    assert metrics["connectivity/regrown"] == moved_share(chosen, kept) > 0
+    assert metrics["connectivity/edges"] == len(chosen) == len(kept)
+    _, heldout = train_and_heldout(config.data, lm.tokenizer, Path(config.paths.artifacts))
+    batches = heldout_batches(heldout, tokens=config.evaluation.tokens, batch_size=config.evaluation.batch_size)
+    traces = [lm.trace(batch.tokens, batch.live) for batch in batches]
+    arms = [Arm("pruned", moved, "pruned"), Arm("pruned_no_finetune", selected, "pruned")]
+    again = evaluate(lm, arms, lambda: traces)
+    assert {key: metrics[key] for key in again} == again
 
 
 def test_weights_of_the_inputs_are_products_of_rows(opened: Any) -> None:

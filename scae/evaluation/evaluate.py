@@ -9,6 +9,7 @@ fvu/<site>       sum ||y - yhat||^2 / sum ||y - mean y||^2, the mean over the wh
 l0/<site>        mean number of activations > 0 a token
 dead/<site>      share of the features that never fire on these tokens
 connected_recovered   (ce of the `none` twin - ce) / (ce of the `none` twin - ce of the model)
+above_dense      ce of the arm - ce of the `dense_finetuned` twin, the ceiling of any choice of connections
 """
 
 from collections.abc import Callable, Iterable
@@ -47,15 +48,13 @@ def evaluate(lm: LanguageModel, arms: list[Arm], traces: Callable[[], Iterable[T
             sums[arm.name].add(arm.suite(trace, mode=arm.mode), trace, lm)
     ce, ce_zero = references["model"].ce, references["zero"].ce
     metrics = {"lm/ce": ce, "lm/ce_zero": ce_zero, "lm/ce_mean": references["mean"].ce}
-    ce_none = sums["none"].ce if "none" in sums else None
     for name, arm_sums in sums.items():
-        metrics |= {
-            f"{name}/{key}": value for key, value in _arm_metrics(arm_sums, moments, ce, ce_zero, ce_none).items()
-        }
+        of_arm = _arm_metrics(arm_sums, moments, ce, ce_zero) | _beside_twins(arm_sums, sums, ce)
+        metrics |= {f"{name}/{key}": value for key, value in of_arm.items()}
     return metrics
 
 
-def _arm_metrics(sums: ArmSums, moments: Moments, ce: float, ce_zero: float, ce_none: float | None) -> Metrics:
+def _arm_metrics(sums: ArmSums, moments: Moments, ce: float, ce_zero: float) -> Metrics:
     fvu = {site: sums.squared_error(site) / moments.variance(site) for site in sums.sites}
     metrics = {
         "ce": sums.ce,
@@ -66,10 +65,18 @@ def _arm_metrics(sums: ArmSums, moments: Moments, ce: float, ce_zero: float, ce_
         "fvu_mean": sum(fvu.values()) / len(fvu),
         "fvu_max": max(fvu.values()),
     }
-    if ce_none is not None:
-        metrics["connected_recovered"] = (ce_none - sums.ce) / (ce_none - ce)
     for site in sums.sites:
         metrics |= {f"fvu/{site}": fvu[site], f"l0/{site}": sums.l0(site), f"dead/{site}": sums.dead(site)}
+    return metrics
+
+
+def _beside_twins(sums: ArmSums, arms: dict[str, ArmSums], ce: float) -> Metrics:
+    """How an arm stands beside the twins that ran: the floor without connections, the ceiling with all of them."""
+    metrics = {}
+    if "none" in arms:
+        metrics["connected_recovered"] = (arms["none"].ce - sums.ce) / (arms["none"].ce - ce)
+    if "dense_finetuned" in arms:
+        metrics["above_dense"] = sums.ce - arms["dense_finetuned"].ce
     return metrics
 
 

@@ -102,6 +102,14 @@ ARMS: tuple[Arm, ...] = (
         marker="X",
     ),
     Arm(
+        key="dense_finetuned",
+        label="dense, finetuned",
+        meaning="every connection, finetuned likewise: the ceiling of any choice of connections",
+        fixed=True,
+        colour="#E69F00",
+        marker="^",
+    ),
+    Arm(
         key="plain_finetuned",
         label="plain, finetuned",
         meaning="the plain pass finetuned on the same loss and tokens: what more training gives without pruning",

@@ -29,6 +29,10 @@ COLUMNS = (
     "active per token, and dead: features that never fired in it, mean over sites."
 )
 CONNECTED = " conn. rec.: share of the way from no connections (finetuned) to the model."
+CEILING = (
+    "Beside its ceiling, the suite finetuned with every connection, the pruned suite has {ce:+.3f} nats of "
+    "cross-entropy and {fvu:+.3f} of mean FVU."
+)
 
 
 def arms_table(metrics: Metrics) -> Table:
@@ -46,6 +50,7 @@ def write_run(run_dir: Path) -> Path:
     blocks = [f"# Run {run_dir.resolve().name}", *_command(job), grid.markdown()]
     blocks += [bullets(noted)] if (noted := remarks(job.metrics)) else []
     blocks += [_explain(grid)]
+    blocks += _ceiling(job.metrics)
     blocks += ["## The arms", "\n".join(f"- **{arm.label}**: {arm.meaning}." for arm in present(job.metrics))]
     if drawn:
         blocks += ["## FVU by site", f"![FVU by site and arm]({drawn.name})"]
@@ -80,6 +85,14 @@ def _command(job: Job) -> list[str]:
 
 def _explain(grid: Grid) -> str:
     return COLUMNS + (CONNECTED if any(header.startswith("conn.") for header in grid.headers) else "")
+
+
+def _ceiling(metrics: Metrics) -> list[str]:
+    """What the choice of connections costs, where the dense twin ran."""
+    if "pruned/above_dense" not in metrics:
+        return []
+    fvu = metrics["pruned/fvu_mean"] - metrics["dense_finetuned/fvu_mean"]
+    return [CEILING.format(ce=metrics["pruned/above_dense"], fvu=fvu)]
 
 
 def _costs(job: Job) -> str:

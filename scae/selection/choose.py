@@ -9,10 +9,11 @@ import torch
 from scae.config import ConfigError, Connectivity
 from scae.connections import Connections, Inputs
 from scae.lm import Trace
+from scae.selection.budgets import Candidates, Chosen, by_score, even, importance
 from scae.selection.scores import chunks, mean_contributions, record
 from scae.sites import Site
 from scae.suite import Suite
-from scae.typing import Bool, Float, Tensor
+from scae.typing import Float, Tensor
 
 log = logging.getLogger(__name__)
 Score = Callable[[Site, slice], Float[Tensor, "down up"]]
@@ -34,57 +35,82 @@ def choose(
     elif config.method == "file":
         connections = _from_file(config, suite)
     elif config.method == "random":
-        generator = torch.Generator().manual_seed(seed)
-        device = suite.lm.device
-
-        def uniform(site: Site, rows: slice) -> Tensor:
-            shape = (rows.stop - rows.start, layout.n_upstream(site))
-            return torch.rand(shape, generator=generator).to(device) + 1e-6  # 0 would mean "no contribution"
-
-        connections, _ = _strongest(config, suite, uniform)
+        candidates = _candidates(config, suite, _uniform(suite, seed), config.C)
+        connections = _connections(suite, candidates, even(candidates))
     else:
-        records = record(suite, traces)
-
-        def contribution(site: Site, rows: slice) -> Tensor:
-            return mean_contributions(suite, site, rows, records, config.weighting)
-
-        connections, kept = _strongest(config, suite, contribution)
+        connections, kept = _by_contribution(config, suite, traces)
     return connections, {"connectivity/C": float(config.C)} | describe(connections) | kept
 
 
-def _strongest(config: Connectivity, suite: Suite, score: Score) -> tuple[Connections, dict[str, float]]:
-    """Per feature, the C upstream features of the largest |score|, and the share of the total that they hold."""
+def _uniform(suite: Suite, seed: int) -> Score:
+    generator = torch.Generator().manual_seed(seed)
+
+    def score(site: Site, rows: slice) -> Tensor:
+        shape = (rows.stop - rows.start, suite.layout.n_upstream(site))
+        return torch.rand(shape, generator=generator).to(suite.lm.device) + 1e-6  # 0 would mean "no contribution"
+
+    return score
+
+
+def _by_contribution(
+    config: Connectivity, suite: Suite, traces: Iterable[Trace]
+) -> tuple[Connections, dict[str, float]]:
+    """The strongest within the budget, and the share of all contributions that they hold."""
+    records = record(suite, traces)
+
+    def score(site: Site, rows: slice) -> Tensor:
+        return mean_contributions(suite, site, rows, records, config.weighting)
+
+    if config.budget == "even" or config.scope == "per_site":
+        candidates = _candidates(config, suite, score, config.C)
+        chosen = even(candidates)
+    else:
+        candidates = _candidates(config, suite, score, config.C * config.spread)
+        weights = {site: importance(suite, site, records) for site in candidates}
+        chosen = by_score(candidates, weights, config.C, config.spread)
+    return _connections(suite, candidates, chosen), _kept(candidates, chosen)
+
+
+def _candidates(config: Connectivity, suite: Suite, score: Score, count: int) -> dict[Site, Candidates]:
+    """Per feature, the `count` upstream features of the largest |score|, from all sites together or from each."""
     layout = suite.layout
-    inputs: dict[Site, Inputs] = {}
-    kept: dict[str, float] = {}
+    found = {}
     for site in layout.sites:
         if not layout.n_upstream(site):
             continue
-        downs, ups, held, whole = [], [], 0.0, 0.0
+        blocks = [slice(0, layout.n_upstream(site))]
+        if config.scope == "per_site":
+            blocks = [slice(o := layout.offset(up), o + layout.size(up)) for up in layout.upstream(site)]
+        parts, whole = [], 0.0
         for rows in chunks(suite, site, config.chunk_mb):
             scores = score(site, rows).abs()
-            chosen = _top(scores, config.C, suite, site if config.scope == "per_site" else None)
-            down, up = chosen.nonzero(as_tuple=True)
-            downs.append(down + rows.start)
-            ups.append(up)
-            held, whole = held + float(scores[chosen].sum()), whole + float(scores.sum())
-        inputs[site] = Inputs.from_pairs(torch.cat(downs).cpu(), torch.cat(ups).cpu(), layout.size(site))
-        kept[f"connectivity/kept/{site}"] = held / whole if whole else 1.0
-    return Connections(layout, inputs), kept
+            whole += float(scores.sum())
+            parts.append([_largest(scores[:, block], count, block.start) for block in blocks])
+        sizes, ups = (torch.cat([torch.cat([best[i] for best in part], dim=1) for part in parts]).cpu() for i in (0, 1))
+        found[site] = Candidates(sizes, ups, whole)
+    return found
 
 
-def _top(scores: Float[Tensor, "down up"], C: int, suite: Suite, by_site_of: Site | None) -> Bool[Tensor, "down up"]:
-    """The C largest of each row, over all columns or over those of each upstream site; zeros are never chosen."""
-    chosen = torch.zeros_like(scores, dtype=torch.bool)
-    if by_site_of is None:
-        blocks = [slice(0, scores.shape[1])]
-    else:
-        upstream = suite.layout.upstream(by_site_of)
-        blocks = [slice(o := suite.layout.offset(up), o + suite.layout.size(up)) for up in upstream]
-    for block in blocks:
-        part = scores[:, block]
-        chosen[:, block] = chosen[:, block].scatter(1, part.topk(min(C, part.shape[1]), dim=1).indices, True)
-    return chosen & (scores > 0)
+def _largest(scores: Float[Tensor, "down up"], count: int, first: int) -> tuple[Tensor, Tensor]:
+    """The largest of each row, and which upstream features those are where the columns begin with `first`."""
+    best = scores.topk(min(count, scores.shape[1]), dim=1)
+    return best.values, best.indices + first
+
+
+def _connections(suite: Suite, candidates: dict[Site, Candidates], chosen: Chosen) -> Connections:
+    inputs = {}
+    for site, these in candidates.items():
+        down, _ = chosen[site].nonzero(as_tuple=True)
+        inputs[site] = Inputs.from_pairs(down, these.up[chosen[site]], suite.layout.size(site))
+    return Connections(suite.layout, inputs)
+
+
+def _kept(candidates: dict[Site, Candidates], chosen: Chosen) -> dict[str, float]:
+    """The share of all scores that the choice holds."""
+    return {
+        f"connectivity/kept/{site}": float(these.score[chosen[site]].sum()) / these.whole if these.whole else 1.0
+        for site, these in candidates.items()
+    }
 
 
 def _from_file(config: Connectivity, suite: Suite) -> Connections:

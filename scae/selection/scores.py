@@ -16,9 +16,9 @@ back to the keys, every score is a virtual weight times a sum over the entries o
 features x features is formed but the chunk of downstream features under work.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -33,10 +33,13 @@ Weighting = Literal["all", "firing", "activation"]
 
 @dataclass(frozen=True)
 class Record:
-    """What the scores need of one batch of the plain pass."""
+    """What the scores need of one batch of a pass: of the plain one, where connections are chosen."""
 
     trace: Trace
     codes: dict[Site, SparseCode]
+
+
+R = TypeVar("R", bound=Record)
 
 
 @torch.no_grad()
@@ -63,14 +66,24 @@ def mean_contributions(
     suite: Suite, site: Site, rows: slice, records: list[Record], weighting: Weighting
 ) -> Float[Tensor, "down up"]:
     """The scores of all upstream features for the features `rows` of `site`."""
-    paths, upstream = suite.lm.paths, suite.layout.upstream(site)
     silent = _silent(site, rows, records)
+
+    def weights(one: Record) -> Tensor:
+        return _weights(one, site, rows, weighting, silent)
+
+    norm = torch.stack([weights(one).sum(0) for one in records]).sum(0)
+    return summed_contributions(suite, site, rows, records, weights) / norm.clamp_min(1e-12)[:, None]
+
+
+@torch.no_grad()
+def summed_contributions(
+    suite: Suite, site: Site, rows: slice, records: list[R], weights: Callable[[R], Float[Tensor, "token down"]]
+) -> Float[Tensor, "down up"]:
+    """`sum_t w_i(t) c_ij(t)` over all records, whatever the weights are, of all upstream features for `rows`."""
+    paths, upstream = suite.lm.paths, suite.layout.upstream(site)
     total: Tensor | float = 0.0
-    norm: Tensor | float = 0.0
     for one in records:
-        weights = _weights(one, site, rows, weighting, silent)
-        norm = norm + weights.sum(0)
-        at_keys = _moved_back(one.trace, site, weights)
+        at_keys = _moved_back(one.trace, site, weights(one))
         n_heads, n_rows = at_keys.shape[1:]
         sums = torch.cat([tally(one.codes[up], at_keys.flatten(1)) for up in upstream])
         total = total + sums.view(-1, n_heads, n_rows)
@@ -79,7 +92,7 @@ def mean_contributions(
     score = torch.zeros(readers.shape[0], writers.shape[0], dtype=readers.dtype, device=readers.device)
     for h in range(readers.shape[1]):
         score += readers[:, h] @ writers[:, h].T * total[:, h].T  # type: ignore[index]
-    return score / norm.clamp_min(1e-12)[:, None]  # type: ignore[union-attr]
+    return score
 
 
 def _silent(site: Site, rows: slice, records: list[Record]) -> Bool[Tensor, " down"]:

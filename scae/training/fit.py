@@ -72,6 +72,7 @@ def fit(
             max_steps=steps,
             max_epochs=1,
             callbacks=[
+                *callbacks,  # first: a checkpoint holds what they have done
                 WholeSteps(
                     dirpath=place.folder,
                     filename=CHECKPOINT.removesuffix(".ckpt"),
@@ -80,7 +81,6 @@ def fit(
                 ),
                 Progress(place.stage, steps, tokens_per_step, shown=trainer.progress),
                 Finite(place.stage, checkpoint),
-                *callbacks,
             ],
             logger=loggers,
             log_every_n_steps=logger.every,

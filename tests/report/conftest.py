@@ -20,9 +20,10 @@ ARMS: dict[str, tuple[float, float, float]] = {
     "random_no_finetune": (6.30, 0.75, 0.01),
     "random": (2.34, 0.52, 0.02),
     "none": (2.51, 0.58, 0.0),
+    "dense_finetuned": (1.85, 0.25, 0.0),
     "plain_finetuned": (1.94, 0.18, 0.0),
 }
-TWINS = ("random", "none", "plain_finetuned")
+TWINS = ("random", "none", "dense_finetuned", "plain_finetuned")
 
 
 def make_metrics(c: int = 64, *, twins: bool = True, shift: float = 0.0) -> dict[str, float]:
@@ -52,6 +53,7 @@ def make_metrics(c: int = 64, *, twins: bool = True, shift: float = 0.0) -> dict
         metrics |= {f"{arm}/dead/{site}": 0.01 * number for site in SITES}
         if twins:
             metrics[f"{arm}/connected_recovered"] = (2.51 - ce_here) / (2.51 - LM["lm/ce"])
+            metrics[f"{arm}/above_dense"] = ce_here - 1.85
     metrics |= {"connectivity/C": c, "connectivity/in_degree_mean": 57.25, "connectivity/out_degree_max": 1312}
     for i, down in enumerate(SITES[1:], start=1):
         metrics[f"connectivity/kept/{down}"] = 0.9 - 0.05 * i

@@ -57,6 +57,14 @@ def test_without_twins_neither_their_rows_nor_their_column(make: Make) -> None:
     assert "no connections" not in without
 
 
+def test_the_distance_from_the_ceiling_is_told_where_the_dense_twin_ran(tmp_path: Path, put: Put, make: Make) -> None:
+    metrics = make()
+    page = write_run(put(tmp_path / "run", metrics)).read_text()
+    fvu = metrics["pruned/fvu_mean"] - metrics["dense_finetuned/fvu_mean"]
+    assert f"the pruned suite has +0.130 nats of cross-entropy and {fvu:+.3f} of mean FVU." in page
+    assert "ceiling" not in write_run(put(tmp_path / "alone", make(twins=False))).read_text()
+
+
 def test_one_missing_number_is_a_dash_and_not_a_crash(metrics: dict[str, float]) -> None:
     del metrics["pruned/kl"]
     assert line_of(rendered(arms_table(metrics)), "pruned ").split()[4] == "-"

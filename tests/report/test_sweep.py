@@ -25,7 +25,7 @@ def test_a_row_a_job_with_what_differs(sweep: Path) -> None:
     page = write_sweep(sweep).read_text()
     assert "4 of 5 jobs have metrics. All with `sae.k=32`." in page
     assert "| 2 | 64 | completed | 3 min 51 s | 1.980 | +0.350 | 95.5 |" in page
-    assert "| 2 | 64 | 1.630 | 2.220 | 2.210 | 1.980 | 3.290 | 6.300 | 2.340 | 2.510 | 1.940 |" in page
+    assert "| 2 | 64 | 1.630 | 2.220 | 2.210 | 1.980 | 3.290 | 6.300 | 2.340 | 2.510 | 1.850 | 1.940 |" in page
     assert "| job | connectivity.C | status |" in page
 
 

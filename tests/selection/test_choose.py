@@ -26,6 +26,8 @@ def connectivity(**changes: Any) -> Connectivity:
         "weighting": "activation",
         "tokens": 100,
         "chunk_mb": 1,
+        "budget": "even",
+        "spread": 4,
         "path": None,
     }
     return Connectivity(**(values | changes))

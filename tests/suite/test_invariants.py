@@ -280,7 +280,8 @@ def observed(suite: Suite, trace: Trace) -> tuple[dict[Site, torch.Tensor], Suit
 
 def shout(suite: Suite, site: Site, feature: int) -> None:
     """Make a feature fire strongly everywhere, and write something else."""
-    suite[site].b_enc.data[feature] += 5
+    suite[site].ceiling[feature] = torch.inf
+    suite[site].b_enc.data[feature] += 50
     suite[site].W_dec.data[feature] += torch.linspace(1, -2, suite.lm.paths.d_model, dtype=torch.float64)
 
 

@@ -116,7 +116,15 @@ def experiment(lm: LanguageModel, make_suite: Make, activation: str, windows: To
     )
     bound_from_data(suite, traces, margin=1.2)
     selection = Connectivity(
-        method="contribution", C=8, scope="joint", weighting="activation", tokens=1, chunk_mb=1, path=None
+        method="contribution",
+        C=8,
+        scope="joint",
+        budget="by_score",
+        spread=2,
+        weighting="activation",
+        tokens=1,
+        chunk_mb=1,
+        path=None,
     )
     connections, statistics = choose(selection, suite, traces, seed=0)
     suite.connect(connections)

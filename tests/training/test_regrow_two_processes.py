@@ -1,0 +1,65 @@
+"""Two processes move the same connections as one does (CPU, gloo, float64)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scae.connections import Connections
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = '''
+"""`python script.py DEVICES OUT`; Lightning starts this file again for the other devices."""
+import importlib.util, os, sys
+from pathlib import Path
+
+root, devices, out = Path({root!r}), int(sys.argv[1]), Path(sys.argv[2])
+sys.path.insert(0, str(root))
+spec = importlib.util.spec_from_file_location("tiny_models", root / "tests" / "conftest.py")
+tiny = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny)
+import torch
+from scae.config import Logger, Regrow, TrainerConfig, Training
+from scae.data import TokenWindows, WindowModule
+from scae.objectives import Objective
+from scae.objectives.terms import Recon
+from scae.training import Place, Regrowth, SuiteTraining, fit
+
+lm = tiny._build("gpt2").lm
+tokens = torch.randint(40, (30, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+windows = TokenWindows(tokens=tokens, lengths=torch.full((30,), 10, dtype=torch.int32), bos=True)
+suite = tiny.make_suite.__wrapped__()(lm, n_features=20)
+suite.connect(tiny.ragged.__wrapped__()(suite.layout))
+config = Training(steps=6, batch_size=8, lr=0.01, warmup=0.1, decay=0.3, unit_norm=True)
+trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
+                        precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
+                        checkpoint_minutes=60.0, progress=False, worst_share_warning=0.99)
+objective = Objective([Recon(weight=1.0, kind="fvu")])
+regrowth = Regrowth(suite, objective, Regrow(every=2, share=0.5, until=1.0, batches=2), steps=6, chunk_mb=1)
+out.mkdir(parents=True, exist_ok=True)
+module = SuiteTraining(suite, objective, config, mode="pruned", clip=0.1, identity={{}})
+fit(module, WindowModule(train=windows, batch_size=8, steps=6, seed=5), steps=6, tokens_per_step=80, trainer=trainer,
+    logger=Logger(kind="csv", every=5, project=None, mode=None), place=Place("finetune", out, "group"), seed=0,
+    callbacks=[regrowth])
+suite.connections.edge_list.save(out / f"{{os.environ.get('LOCAL_RANK', '0')}}.safetensors")
+tiny.ragged.__wrapped__()(suite.layout).save(out / "before.safetensors")
+'''
+
+
+@pytest.mark.slow
+def test_two_processes_move_what_one_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(root=str(ROOT)))
+    for devices in (1, 2):
+        command = [sys.executable, str(script), str(devices), str(tmp_path / str(devices))]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+        assert done.returncode == 0, done.stderr[-4000:]
+    alone, first, second, before = (
+        Connections.load(tmp_path / f"{name}.safetensors") for name in ("1/0", "2/0", "2/1", "1/before")
+    )
+    assert alone != before
+    assert first == second
+    assert first == alone
