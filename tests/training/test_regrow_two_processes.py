@@ -35,7 +35,7 @@ config = Training(steps=6, batch_size=8, lr=0.01, warmup=0.1, decay=0.3, unit_no
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
                         checkpoint_minutes=60.0, progress=False, worst_share_warning=0.99)
-objective = Objective([Recon(weight=1.0, kind="fvu")])
+objective = Objective([Recon(weight=1.0, kind="fvu", knee=4.0)])
 regrowth = Regrowth(suite, objective, Regrow(every=2, share=0.5, until=1.0, batches=2), steps=6, chunk_mb=1)
 out.mkdir(parents=True, exist_ok=True)
 module = SuiteTraining(suite, objective, config, mode="pruned", clip=0.1, identity={{}})
