@@ -10,10 +10,15 @@ VISIBLE = 0.001  # nats: the last digit of the table; what it does not show is n
 DEAD = 0.8  # of a site's features; up to half are usual where training is short, at this share its width is not used
 SITES_NAMED = 4
 
-BEFORE = {"pruned": "pruned_no_finetune", "random": "random_no_finetune", "plain_finetuned": "plain"}
+BEFORE = {
+    "pruned": "pruned_no_finetune",
+    "random": "random_no_finetune",
+    "dense_finetuned": "dense",
+    "plain_finetuned": "plain",
+}
 """A finetuned arm, and the arm that is the same suite in the same pass before finetuning."""
 
-TRAINED = ("plain", "pruned", "none", "plain_finetuned")
+TRAINED = ("plain", "pruned", "none", "dense_finetuned", "plain_finetuned")
 """Arms that should be good for something; of random connections one expects neither predictions nor live features."""
 
 LABELS = {arm.key: f"`{arm.label}`" for arm in ARMS} | {"lm/ce_unigram": "`unigram`"}
