@@ -20,7 +20,7 @@ from benchmarks.measure import timed
 from benchmarks.rows import Row, say
 from benchmarks.worker import ROOT
 from scae.config import Config, parse
-from scae.data import WindowModule, train_and_heldout
+from scae.data import Batch, WindowModule, train_and_heldout
 from scae.experiment import STAGES
 from scae.hydra_support import values
 from scae.objectives import Objective
@@ -125,9 +125,8 @@ def _profile(stage: str, config: Config, output: Path, device: str, steps: int) 
     ]
 
 
-def _batch(data: WindowModule, number: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = data.batch(number, rank=0, world_size=1)
-    return batch.tokens.to(device), batch.live.to(device)
+def _batch(data: WindowModule, number: int, device: str) -> Batch:
+    return data.batch(number, rank=0, world_size=1).to(device)
 
 
 def _update(module: SuiteTraining, optimizer: torch.optim.Optimizer, trace: Any) -> None:

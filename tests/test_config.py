@@ -135,7 +135,7 @@ def _seconds(action: Callable[[], object]) -> float:
         ("loss=base", ["loss: every weight is 0", "logit_kl"]),
         ("loss@pretrain.loss=base", ["pretrain.loss: every weight is 0"]),
         ("finetune.warmup=0.9", ["finetune.warmup=0.9 and finetune.decay=0.3"]),
-        ("trainer.devices=3", ["pretrain.batch_size=16", "trainer.devices=3", "finetune.batch_size=16"]),
+        ("trainer.devices=3", ["pretrain.batch_size=16", "trainer.devices=3", "finetune.batch_size=8"]),
         ("data.max_tokens=5", ["data.max_tokens=5", "data.context=128"]),
         ("data.separator=bso", ["data.separator='bso'", "'auto', 'none', 'bos' or 'eos'", "did you mean `bos`?"]),
         ("data.separator=null", ["data.separator=null", "'auto', 'none'"]),

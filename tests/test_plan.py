@@ -97,7 +97,7 @@ def downstream_of(stage: str) -> set[str]:
         ("connectivity.scope=per_site", "select"),
         ("connectivity.weighting=all", "select"),
         ("connectivity.tokens=99", "select"),
-        ("connectivity.budget=by_score", "select"),
+        ("connectivity.budget=even", "select"),
         ("connectivity=random", "select"),
         ("connectivity=none", "select"),
         ("loss=ce", "finetune"),
@@ -126,9 +126,6 @@ def test_what_a_key_changes(of: Of, override: str, first: str) -> None:
         "logger=wandb",
         "logger.every=3",
         "connectivity.chunk_mb=1",
-        "connectivity.spread=2",
-        "finetune.regrow.share=0.5",
-        "finetune.regrow.batches=1",
         "stages=[pretrain]",
         "force=[finetune]",
         "optimized_metric=pruned/kl",
@@ -207,8 +204,14 @@ def test_only_chosen_connections_move(of: Of, method: str) -> None:
     assert changed(of, "finetune.regrow.every=5", base=(f"connectivity={method}",)) == set()
 
 
+def test_settings_of_what_is_off_name_nothing(of: Of) -> None:
+    assert changed(of, "connectivity.spread=2", base=("connectivity.budget=even",)) == set()
+    for key in ("share=0.5", "batches=1", "until=0.2"):
+        assert changed(of, f"finetune.regrow.{key}", base=("finetune.regrow.every=null",)) == set()
+
+
 def test_a_budget_a_site_is_even(of: Of) -> None:
-    assert changed(of, "connectivity.budget=by_score", base=("connectivity.scope=per_site",)) == set()
+    assert changed(of, "connectivity.budget=even", base=("connectivity.scope=per_site",)) == set()
 
 
 def test_connections_that_do_not_depend_on_the_budget_do_not_depend_on_it(of: Of) -> None:
@@ -225,7 +228,7 @@ def test_connections_that_do_not_depend_on_the_budget_do_not_depend_on_it(of: Of
 def test_how_a_budget_is_spent_matters_where_it_is_spent_by_score(of: Of) -> None:
     by_score = ("connectivity.budget=by_score",)
     assert changed(of, "connectivity.spread=2", base=by_score) == downstream_of("select")
-    even, spent = (Plan(of("evaluation.twins=true", *budget)) for budget in ((), by_score))
+    even, spent = (Plan(of("evaluation.twins=true", *budget)) for budget in (("connectivity.budget=even",), by_score))
     assert even.select(even.random).name == spent.select(spent.random).name
     for name in even.twins:
         assert even.finetune(even.twins[name]).name == spent.finetune(spent.twins[name]).name
@@ -234,7 +237,7 @@ def test_how_a_budget_is_spent_matters_where_it_is_spent_by_score(of: Of) -> Non
 def test_connections_move_in_the_suite_that_the_experiment_is_about_alone(of: Of) -> None:
     moving = ("finetune.regrow.every=5",)
     assert changed(of, "finetune.regrow.share=0.5", base=moving) == downstream_of("finetune")
-    stay, move = (Plan(of("evaluation.twins=true", *regrow)) for regrow in ((), moving))
+    stay, move = (Plan(of("evaluation.twins=true", *regrow)) for regrow in (("finetune.regrow.every=null",), moving))
     assert stay.finetune(stay.pruned).name != move.finetune(move.pruned).name
     for name in stay.twins:
         assert stay.finetune(stay.twins[name]).name == move.finetune(move.twins[name]).name

@@ -17,8 +17,17 @@ is then the cheaper way to run it. E and D are the rows of the dictionaries time
 
 Frozen scales make the passes linear in the activations, with a gain that nothing limits: where one token is far from
 everything seen in training, the errors of each module would grow from site to site. So an activation never exceeds its
-ceiling, learned from the plain pass. That holds in every pass alike, and is part of what a feature is: all invariants
-hold with it and without it (`sae.bound=null`).
+ceiling, which is learned from the plain pass and is part of what a feature is, in every pass alike. What that does to
+the invariants of `tests/suite/test_invariants.py`:
+
+    I1 complete connections are the dense pass    holds: both have the same ceilings
+    I2 behind true outputs, the plain pass        holds: of the plain pass with its ceilings, not of one without
+    I3 brute force                                min(activation, ceiling) is one more step of the formula
+    I4 no connection leaks, I5 causality          hold: a ceiling looks at its own feature and token alone
+    I6 backends agree                             untouched: the cut comes after the kernels
+    I7 units                                      holds: a ceiling is in the unit of the activations
+
+`sae.bound.margin=null` leaves the activations unbounded.
 """
 
 from collections.abc import Callable, Iterator
