@@ -67,9 +67,9 @@ class Execution:
         self._build("pretrain", self.plan.pretrain, self.stages.pretrain, together=True)
 
     def _select(self) -> None:
-        for connectivity in self.plan.selections:
-            make = partial(self.stages.select, connectivity)
-            self._build(f"select {connectivity.method}", self.plan.select(connectivity), make)
+        for selection in self.plan.selections:
+            make = partial(self.stages.select, selection)
+            self._build(f"select {selection.label}", self.plan.select(selection), make)
 
     def _finetune(self) -> None:
         for name, one in ({"finetune": self.plan.pruned} | self.plan.twins).items():

@@ -28,10 +28,22 @@ SELECTION_DEPENDS_ON = {
 
 
 @dataclass(frozen=True)
+class Selection:
+    """A choice of connections, or its control: as many into each feature, from upstream features drawn at random."""
+
+    connectivity: Connectivity
+    shuffled: bool = False
+
+    @property
+    def label(self) -> str:
+        return "random" if self.shuffled else self.connectivity.method
+
+
+@dataclass(frozen=True)
 class Finetuned:
     """A suite to be finetuned: in which pass, along which connections where it has any, and whether they move."""
 
-    connectivity: Connectivity | None
+    selection: Selection | None
     mode: Pass
     regrow: Regrow | None = None
 
@@ -79,7 +91,11 @@ class Plan:
             | self._trainer(),
         )
 
-    def select(self, connectivity: Connectivity) -> Artifact:
+    def select(self, selection: Selection) -> Artifact:
+        connectivity = selection.connectivity
+        if selection.shuffled:
+            degrees_of = self.select(Selection(connectivity))
+            return Artifact(self.root, "select", {"shuffled": True, "seed": self.config.seed}, (degrees_of.name,))
         relevant = {name: getattr(connectivity, name) for name in SELECTION_DEPENDS_ON[connectivity.method]}
         if connectivity.method == "file":
             relevant["path"] = fingerprint_file(Path(connectivity.path or ""))
@@ -97,25 +113,26 @@ class Plan:
         }
         if one.regrow is not None:
             made_from["regrow"] = one.regrow.model_dump()
-        upstream = [self.pretrain.name] + ([self.select(one.connectivity).name] if one.connectivity else [])
+        upstream = [self.pretrain.name] + ([self.select(one.selection).name] if one.selection else [])
         return Artifact(self.root, "finetune", made_from | self._trainer(), tuple(upstream))
 
     @property
     def pruned(self) -> Finetuned:
         """The suite that the experiment is about. Connections that were given or drawn at random do not move."""
         regrow = self.config.finetune.regrow
-        moves = regrow.every is not None and self.chosen.method == "contribution"
+        moves = regrow.every is not None and self.config.connectivity.method == "contribution"
         return Finetuned(self.chosen, "pruned", regrow if moves else None)
 
     @property
-    def chosen(self) -> Connectivity:
+    def chosen(self) -> Selection:
         """The connections that the experiment is about."""
-        return self.config.connectivity
+        return Selection(self.config.connectivity)
 
     @property
-    def random(self) -> Connectivity:
-        """As many connections, drawn at random."""
-        return self.config.connectivity.model_copy(update={"method": "random"})
+    def random(self) -> Selection:
+        """As many connections into each feature, drawn at random; all of them, or none, are what they are."""
+        fixed = self.config.connectivity.method in ("all", "none")
+        return self.chosen if fixed else Selection(self.config.connectivity, shuffled=True)
 
     @property
     def twins(self) -> dict[str, Finetuned]:
@@ -125,7 +142,9 @@ class Plan:
         """
         if not self.config.evaluation.twins:
             return {}
-        none, every = (self.chosen.model_copy(update={"method": method}) for method in ("none", "all"))
+        none, every = (
+            Selection(self.config.connectivity.model_copy(update={"method": method})) for method in ("none", "all")
+        )
         return {
             "random": Finetuned(self.random, "pruned"),
             "none": Finetuned(none, "pruned"),
@@ -137,13 +156,13 @@ class Plan:
     def evaluate(self) -> Artifact:
         upstream = [self.finetune(self.pruned).name, self.select(self.random).name]
         upstream += [self.finetune(twin).name for twin in self.twins.values()]
-        made_from = {"evaluation": self.config.evaluation.model_dump(), "C": self.chosen.C}
+        made_from = {"evaluation": self.config.evaluation.model_dump(), "C": self.config.connectivity.C}
         return Artifact(self.root, "evaluate", made_from, tuple(upstream))
 
     @property
-    def selections(self) -> list[Connectivity]:
+    def selections(self) -> list[Selection]:
         """Every choice of connections that some arm needs, each once."""
-        of_twins = [twin.connectivity for twin in self.twins.values() if twin.connectivity]
+        of_twins = [twin.selection for twin in self.twins.values() if twin.selection]
         return list(dict.fromkeys([self.chosen, self.random, *of_twins]))
 
     def made_by(self, stages: Sequence[str]) -> list[Artifact]:
@@ -151,7 +170,7 @@ class Plan:
         by_stage = {
             "model": [self.model] if self.model else [],
             "pretrain": [self.pretrain],
-            "select": [self.select(connectivity) for connectivity in self.selections],
+            "select": [self.select(selection) for selection in self.selections],
             "finetune": [self.finetune(self.pruned), *map(self.finetune, self.twins.values())],
             "evaluate": [self.evaluate],
         }

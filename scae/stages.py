@@ -10,7 +10,7 @@ import lightning
 import torch
 
 from scae.artifacts import is_first_process
-from scae.config import Config, ConfigError, Connectivity, LocalModel, TinyModel
+from scae.config import Config, ConfigError, LocalModel, TinyModel
 from scae.connections import Connections
 from scae.data import (
     Batch,
@@ -26,8 +26,8 @@ from scae.evaluation.unigram import unigram, unigram_ce, warn_if_no_better
 from scae.lm import LanguageModel, Trace, check_borders, open_model
 from scae.lm.tiny import TinyTraining, build_tiny, save_tiny
 from scae.objectives import Objective
-from scae.plan import Finetuned, Plan, describe_loss
-from scae.selection import choose, describe
+from scae.plan import Finetuned, Plan, Selection, describe_loss
+from scae.selection import choose, describe, shuffled
 from scae.suite import Mode, Suite, choose_sites
 from scae.suite.files import load, save
 from scae.training import (
@@ -146,24 +146,29 @@ class Stages:
         start_from_data(suite, first, centred=config.sae.centred)
         return self._train(suite, objective, mode, "pretrain", self.plan.pretrain.name, data, folder)
 
-    def select(self, connectivity: Connectivity, folder: Path) -> dict[str, Any]:
-        """Choose the connections."""
-        suite = self.suite(self.plan.pretrain.folder)
-        connections, stats = choose(connectivity, suite, self.sample(connectivity.tokens), seed=self.config.seed)
+    def select(self, selection: Selection, folder: Path) -> dict[str, Any]:
+        """Choose the connections, or draw as many at random."""
+        connectivity, seed = selection.connectivity, self.config.seed
+        if selection.shuffled:
+            connections = shuffled(self._connections(Selection(connectivity)), seed=seed)
+            stats = describe(connections)
+        else:
+            suite = self.suite(self.plan.pretrain.folder)
+            connections, stats = choose(connectivity, suite, self.sample(connectivity.tokens), seed=seed)
         connections.save(folder / "connections.safetensors")
         log.info(
             "select: %s, %d connections, in-degree %.1f on average",
-            connectivity.method,
+            selection.label,
             len(connections),
             stats["connectivity/in_degree_mean"],
         )
-        measured = connectivity.method == "contribution"
+        measured = selection.label == "contribution"
         return {"statistics": stats, "tokens": connectivity.tokens if measured else 0}
 
     def finetune(self, one: Finetuned, name: str, folder: Path) -> dict[str, Any]:
         """Train the suite in the pass that it will be used in."""
         config = self.config
-        suite = self.suite(self.plan.pretrain.folder, one.connectivity)
+        suite = self.suite(self.plan.pretrain.folder, one.selection)
         objective = Objective.from_config(config.loss, config.sae)
         log.info("%s: %s, %s pass", name, describe_loss(config.loss), one.mode)
         data = WindowModule(
@@ -205,13 +210,16 @@ class Stages:
         metrics |= bypass_share(pruned, self.heldout())
         return {"metrics": metrics, "tokens": self.config.evaluation.tokens}
 
-    def suite(self, folder: Path, connectivity: Connectivity | None = None) -> Suite:
+    def suite(self, folder: Path, selection: Selection | None = None) -> Suite:
         """A stored suite: with the connections that a selection chose, or with those that it was stored with."""
         suite = load(folder, self.lm)
         suite.chunk_mb = self.config.trainer.chunk_mb
-        if connectivity is not None:
-            suite.connect(Connections.load(self.plan.select(connectivity).folder / "connections.safetensors"))
+        if selection is not None:
+            suite.connect(self._connections(selection))
         return suite
+
+    def _connections(self, selection: Selection) -> Connections:
+        return Connections.load(self.plan.select(selection).folder / "connections.safetensors")
 
     def _train(
         self,

@@ -41,7 +41,7 @@ def test_the_example_of_the_readme(run: Finished, opened: Any) -> None:
     assert set(out.reconstructions) == set(out.codes)
     assert torch.isfinite(out.residual()).all()
     inputs = suite.connections.inputs(site="1.mlp", feature=3)
-    assert 0 < len(inputs) <= run.config.connectivity.C
+    assert 0 < len(inputs) <= run.config.connectivity.C * run.config.connectivity.spread
     sizes = [abs(one.weight) for one in inputs]
     assert sizes == sorted(sizes, reverse=True)
 

@@ -79,7 +79,7 @@ ARMS: tuple[Arm, ...] = (
     Arm(
         key="random_no_finetune",
         label="random, no finetune",
-        meaning="as many connections drawn at random, before finetuning",
+        meaning="as many connections into each feature, drawn at random, before finetuning",
         fixed=False,
         colour="#CC79A7",
         line=DASHED,
@@ -88,7 +88,7 @@ ARMS: tuple[Arm, ...] = (
     Arm(
         key="random",
         label="random",
-        meaning="as many connections drawn at random, finetuned on the same loss and tokens",
+        meaning="as many connections into each feature, drawn at random, finetuned on the same loss and tokens",
         fixed=False,
         colour="#CC79A7",
         marker="D",

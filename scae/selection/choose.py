@@ -16,6 +16,7 @@ from scae.suite import Suite
 from scae.typing import Float, Tensor
 
 log = logging.getLogger(__name__)
+DRAWN = 1 << 24  # random numbers held at a time
 Score = Callable[[Site, slice], Float[Tensor, "down up"]]
 
 
@@ -123,6 +124,24 @@ def _from_file(config: Connectivity, suite: Suite) -> Connections:
             f"connectivity.path={config.path}: made for {connections.layout}, this experiment has {suite.layout}"
         )
     return connections
+
+
+def shuffled(connections: Connections, *, seed: int) -> Connections:
+    """As many connections into each feature, from upstream features drawn at random: the control of a choice."""
+    layout = connections.layout
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {}
+    for site in layout.sites:
+        degrees = connections[site].crow.diff().long()
+        downs, ups = [], []
+        for start in range(0, len(degrees), step := max(1, DRAWN // max(1, layout.n_upstream(site)))):
+            wanted = degrees[start : start + step]
+            drawn = torch.rand(len(wanted), layout.n_upstream(site), generator=generator).topk(int(wanted.max()), dim=1)
+            down, rank = (torch.arange(drawn.indices.shape[1]) < wanted[:, None]).nonzero(as_tuple=True)
+            downs.append(down + start)
+            ups.append(drawn.indices[down, rank])
+        inputs[site] = Inputs.from_pairs(torch.cat(downs), torch.cat(ups), layout.size(site))
+    return Connections(layout, inputs)
 
 
 def describe(connections: Connections) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 from scae.config import ConfigError, Connectivity
 from scae.connections import Connections, Inputs, Layout
 from scae.lm import LanguageModel, Trace
-from scae.selection import choose, describe, mean_contributions, record
+from scae.selection import choose, describe, mean_contributions, record, shuffled
 from scae.sites import Site
 from scae.suite import Suite
 
@@ -213,3 +213,24 @@ def test_description_of_a_small_example() -> None:
             "connectivity/density": 7 / 16,
         }
     )
+
+
+def test_shuffled_connections_are_as_many_into_each_feature_and_others(lm: LanguageModel, make_suite: Make) -> None:
+    layout = make_suite(lm, n_features=40).layout
+    generator = torch.Generator().manual_seed(0)
+    inputs = {}
+    for site in layout.sites:
+        kept = torch.rand(layout.size(site), layout.n_upstream(site), generator=generator) < 0.2
+        kept[0], kept[1] = False, True
+        inputs[site] = Inputs.from_pairs(*kept.nonzero(as_tuple=True), layout.size(site))
+    chosen = Connections(layout, inputs)
+    drawn, again, other = (shuffled(chosen, seed=seed) for seed in (0, 0, 1))
+    assert drawn == again
+    assert drawn != other
+    for site in layout.sites:
+        assert torch.equal(drawn[site].crow, chosen[site].crow)
+    last = layout.sites[-1]
+    ends = torch.bincount(drawn[last].up.long(), minlength=layout.n_upstream(last)).double()
+    assert ends.min() > 0  # from everywhere upstream
+    pairs, chosen_pairs = (set(zip(c[last].down.tolist(), c[last].up.tolist(), strict=True)) for c in (drawn, chosen))
+    assert len(pairs & chosen_pairs) / len(pairs) < 0.5
