@@ -13,7 +13,8 @@ and at an attention site, with v^h the encoder rows moved back through W_V^h W_O
 
     f     = the k largest of relu(p);  output = f D + b_dec where the position is live, the model's own elsewhere
 
-base is the embedding plus the decoder biases of everything upstream. The gradient is autograd's. Where the public code
+base is the embedding plus what everything upstream writes when nothing fires. E and D are the rows of the dictionaries
+times the units of what they read and write; f is cut at its ceiling. The gradient is autograd's. Where the public code
 is slower or wrong for no reason of the formulation (it moves each pair's contributions through the pattern on their
 own, forms the product of the encoder with W_V W_O once a pair, leaves the upstream bias unmoved: bug B1), this does the
 better thing, so that what is measured is the dense formulation and the numbers are the same as ours.
@@ -57,11 +58,11 @@ def dense_pass(suite: Suite, masks: Masks, trace: Trace) -> dict[Site, Stream]:
             if site in suite:
                 read = _attention if site.kind == "attn" else _mlp
                 here[site] = _largest(read(suite, masks, site, base, codes, trace), suite, site) * live
-                reconstruction = here[site] @ suite[site].W_dec + suite[site].b_dec
+                reconstruction = here[site] @ _decoder(suite, site) + suite[site].constant
                 outputs[site] = torch.where(live, reconstruction, trace.outputs[site])
         for site in level:
             own = trace.outputs[site]
-            base = base + (torch.where(live, suite[site].b_dec, own) if site in suite else own)
+            base = base + (torch.where(live, suite[site].constant, own) if site in suite else own)
         codes |= here
     return outputs
 
@@ -79,10 +80,10 @@ def sum_of_fvu(outputs: dict[Site, Stream], trace: Trace) -> Float[Tensor, ""]:
 def _mlp(
     suite: Suite, masks: Masks, site: Site, base: Stream, codes: dict[Site, Tensor], trace: Trace
 ) -> Float[Tensor, "batch pos down"]:
-    encoder, scale = suite.lm.paths.centre(suite[site].W_enc), trace.scales[site]
+    encoder, scale = suite.lm.paths.centre(_encoder(suite, site)), trace.scales[site]
     pre = torch.einsum("btd,id->bti", base / scale, encoder)
     for up, code in codes.items():
-        virtual = torch.einsum("id,jd->ij", encoder, suite[up].W_dec) * masks[up, site]
+        virtual = torch.einsum("id,jd->ij", encoder, _decoder(suite, up)) * masks[up, site]
         pre = pre + torch.einsum("btj,ij->bti", code / scale, virtual)
     return pre + _own_bias(suite, site)
 
@@ -90,23 +91,32 @@ def _mlp(
 def _attention(
     suite: Suite, masks: Masks, site: Site, base: Stream, codes: dict[Site, Tensor], trace: Trace
 ) -> Float[Tensor, "batch pos down"]:
-    paths, encoder, scale = suite.lm.paths, suite[site].W_enc, trace.scales[site]
+    paths, encoder, scale = suite.lm.paths, _encoder(suite, site), trace.scales[site]
     W_O = paths.W_O[site.layer]
     W_V = paths.W_V[site.layer].repeat_interleave(W_O.shape[0] // paths.W_V.shape[1], dim=0)
     W_OV = torch.einsum("hdr,hre->hde", W_V, W_O)
     moved = paths.centre(torch.einsum("hde,ie->hid", W_OV, encoder))
     at_keys = torch.einsum("btd,hid->bhti", base / scale, moved)
     for up, code in codes.items():
-        virtual = torch.einsum("hid,jd->hij", moved, suite[up].W_dec) * masks[up, site]
+        virtual = torch.einsum("hid,jd->hij", moved, _decoder(suite, up)) * masks[up, site]
         at_keys = at_keys + torch.einsum("btj,hij->bhti", code / scale, virtual)
     assert trace.patterns is not None
     pre = torch.einsum("bhqk,bhki->bqi", trace.patterns[site.layer], at_keys)
     return pre + paths.b_O[site.layer] @ encoder.T + _own_bias(suite, site)
 
 
+def _encoder(suite: Suite, site: Site) -> Float[Tensor, "down d_model"]:
+    return suite[site].W_enc / suite[site].reads.scale
+
+
+def _decoder(suite: Suite, site: Site) -> Float[Tensor, "up d_model"]:
+    return suite[site].W_dec * suite[site].writes.scale
+
+
 def _own_bias(suite: Suite, site: Site) -> Float[Tensor, " down"]:
     dictionary = suite[site]
-    return dictionary.b_enc if dictionary.transcoder else dictionary.b_enc - dictionary.W_enc @ dictionary.b_dec
+    bias = dictionary.b_enc - _encoder(suite, site) @ dictionary.reads.centre
+    return bias if dictionary.transcoder else bias - dictionary.W_enc @ dictionary.b_dec
 
 
 def _largest(pre: Float[Tensor, "batch pos down"], suite: Suite, site: Site) -> Float[Tensor, "batch pos down"]:
@@ -114,4 +124,5 @@ def _largest(pre: Float[Tensor, "batch pos down"], suite: Suite, site: Site) -> 
     if not isinstance(activation, TopK):
         raise TypeError(f"{site}: the dense reference knows TopK alone, this is {type(activation).__name__}")
     values, at = torch.relu(pre).topk(min(activation.k, pre.shape[-1]), dim=-1)
+    values = values.clamp(max=suite[site].ceiling[at])
     return torch.zeros_like(pre).scatter(-1, at, values)

@@ -10,7 +10,7 @@ import lightning
 import torch
 
 from scae.artifacts import is_first_process
-from scae.config import Config, ConfigError, LocalModel, TinyModel
+from scae.config import Config, ConfigError, LocalModel, TinyModel, Training
 from scae.connections import Connections
 from scae.data import (
     Batch,
@@ -144,7 +144,11 @@ class Stages:
         data = WindowModule(train=self.windows[0], batch_size=config.pretrain.batch_size, steps=steps, seed=config.seed)
         first = [data.batch(step, rank=0, world_size=1) for step in range(min(FIRST_BATCHES, steps))]
         start_from_data(suite, first, centred=config.sae.centred)
-        return self._train(suite, objective, mode, "pretrain", self.plan.pretrain.name, data, folder)
+        self._train(suite, objective, mode, "pretrain", self.plan.pretrain.name, data, folder)
+        bound = config.sae.bound
+        if bound.margin is not None and is_first_process():
+            bound_from_data(suite, self.sample(bound.tokens), margin=bound.margin)
+        return self._save(suite, config.pretrain, folder)
 
     def select(self, selection: Selection, folder: Path) -> dict[str, Any]:
         """Choose the connections, or draw as many at random."""
@@ -182,7 +186,8 @@ class Stages:
             steps, chunk_mb = config.finetune.steps, config.connectivity.chunk_mb
             callbacks.append(Regrowth(suite, objective, one.regrow, steps=steps, chunk_mb=chunk_mb))
         selected = suite.connections.edge_list
-        facts = self._train(suite, objective, one.mode, name, self.plan.finetune(one).name, data, folder, callbacks)
+        self._train(suite, objective, one.mode, name, self.plan.finetune(one).name, data, folder, callbacks)
+        facts = self._save(suite, config.finetune, folder)
         if one.regrow is not None:
             edges = suite.connections.edge_list
             moved = moved_share(selected, edges)
@@ -231,10 +236,9 @@ class Stages:
         data: WindowModule,
         folder: Path,
         callbacks: Sequence[lightning.Callback] = (),
-    ) -> dict[str, Any]:
+    ) -> None:
         config = self.config
         training = config.pretrain if name == "pretrain" else config.finetune
-        tokens = training.batch_size * config.data.context * config.trainer.accumulate
         module = SuiteTraining(
             suite, objective, training, mode=mode, clip=config.trainer.clip, identity={"artifact": artifact}
         )
@@ -242,7 +246,7 @@ class Stages:
             module,
             data,
             steps=training.steps,
-            tokens_per_step=tokens,
+            tokens_per_step=self._tokens_per_step(training),
             trainer=config.trainer,
             logger=config.logger,
             place=self._place(name, folder),
@@ -250,13 +254,15 @@ class Stages:
             callbacks=[WorstTokens(name, config.trainer.worst_share_warning), *callbacks],
         )
         self.lm.to(self.device)
+        suite.to(self.device)
+
+    def _save(self, suite: Suite, training: Training, folder: Path) -> dict[str, Any]:
         if is_first_process():
-            if name == "pretrain" and config.sae.bound.margin is not None:
-                bound_from_data(
-                    suite.to(self.device), self.sample(config.sae.bound.tokens), margin=config.sae.bound.margin
-                )
-            save(suite.to(self.device), config.sae, folder)
-        return {"tokens": training.steps * tokens}
+            save(suite, self.config.sae, folder)
+        return {"tokens": training.steps * self._tokens_per_step(training)}
+
+    def _tokens_per_step(self, training: Training) -> int:
+        return training.batch_size * self.config.data.context * self.config.trainer.accumulate
 
     def _place(self, stage: str, folder: Path) -> Place:
         return Place(stage, folder, Path(self.config.paths.output).name)

@@ -180,7 +180,7 @@ def test_every_number_that_is_promised(finished: Finished) -> None:
     per_arm |= {f"{name}/{site}" for name in ("fvu", "l0", "dead") for site in SITES}
     expected |= {f"{arm}/{key}" for arm in ARMS for key in per_arm}
     expected |= {f"connectivity/{d}_degree_{s}" for d in ("in", "out") for s in ("mean", "median", "max")}
-    expected |= {f"connectivity/{name}" for name in ("C", "edges", "density")}
+    expected |= {f"connectivity/{name}" for name in ("C", "edges", "density", "regrown")}
     expected |= {f"connectivity/bypass/{site}" for site in SITES}
     expected |= {f"connectivity/kept/{site}" for site in SITES[1:]}
     expected |= {f"connectivity/from/{d}/{u}" for i, d in enumerate(SITES) for u in SITES[:i]}
@@ -202,7 +202,7 @@ def test_the_numbers_hang_together(finished: Finished) -> None:
         assert sum(l0) > 4
         assert m[f"{arm}/kl"] > 0
     assert m["connectivity/C"] == 6
-    assert m["connectivity/in_degree_max"] == 6
+    assert m["connectivity/in_degree_mean"] <= 6 < m["connectivity/in_degree_max"] <= 6 * 4
     assert m["none/connected_recovered"] == 0
     assert m["tokens/model"] == 80 * 4 * 32
     assert m["tokens/pretrain"] == 12 * 4 * 32
@@ -280,7 +280,7 @@ def test_a_stage_of_another_configuration_is_not_touched(finished: Finished, mad
     before = {path: path.stat().st_mtime_ns for path in finished.root.rglob("*.safetensors")}
     metrics = execute(variation(finished, tmp_path, "connectivity.C=3"))
     assert made == ["select", "select", "finetune", "evaluate"]
-    assert metrics["connectivity/in_degree_max"] == 3
+    assert metrics["connectivity/in_degree_mean"] <= 3 < metrics["connectivity/in_degree_max"] <= 3 * 4
     assert metrics["plain/ce"] == finished.metrics["plain/ce"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
