@@ -11,7 +11,7 @@ from scae.lm import LanguageModel
 from scae.sites import Site
 from scae.suite.suite import Suite
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(suite: Suite, sae: Sae, folder: Path) -> None:
