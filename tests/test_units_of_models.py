@@ -20,7 +20,8 @@ SMALL = (
     "connectivity.C=8",
     "connectivity.tokens=1024",
     "pretrain.steps=12",
-    "finetune.steps=6",
+    "finetune.steps=8",
+    "finetune.regrow.every=2",
     "evaluation.tokens=1024",
     "evaluation.batch_size=8",
 )
@@ -76,3 +77,4 @@ def test_a_real_model_in_other_units_is_the_same_experiment(name: str, sae: str,
     ours, theirs = (metrics_of(model, tmp_path / part, f"sae={sae}") for part, model in (("a", source), ("b", other)))
     assert ours == theirs
     assert ours["pruned/fvu_mean"] > 0
+    assert ours["connectivity/regrown"] > 0

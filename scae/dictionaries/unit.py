@@ -11,7 +11,7 @@ from torch import nn
 
 from scae.typing import Float, Tensor
 
-LONGEST = 0.01
+FURTHEST = 0.01
 """Share of the tokens left out where a unit is measured: those furthest from the median. A few tokens of some models
 are a thousand times as long as the rest, and must not decide what counts as 1."""
 
@@ -42,7 +42,7 @@ class Unit(nn.Module):
         centred: subtract the mean, too. Returns the mean of what is left in the new unit, 0 where it is centred.
         """
         distance = (x - x.median(0).values).square().sum(1)
-        usual = x[distance <= distance.kthvalue(max(1, round(len(x) * (1 - LONGEST)))).values]
+        usual = x[distance <= distance.kthvalue(max(1, round(len(x) * (1 - FURTHEST)))).values]
         mean = usual.mean(0)
         self.centre.copy_(mean if centred else torch.zeros_like(mean))
         scale = (usual - self.centre).square().mean().sqrt()
