@@ -313,7 +313,7 @@ def _settled(config: Config) -> StdlibData | TextData | HubData:
 
 
 def _dictionary_problems(config: Config) -> Iterator[str]:
-    sae, model = config.sae, config.model
+    sae = config.sae
     if (sae.features is None) == (sae.expansion is None):
         both = f"sae.features={_null(sae.features)} and sae.expansion={_null(sae.expansion)}"
         yield f"{both}: set exactly one of them, the other to null"
@@ -323,15 +323,10 @@ def _dictionary_problems(config: Config) -> Iterator[str]:
         yield f"sae.k=null: sae.activation={sae.activation} needs a number of features a token, at least 1"
     if sae.k is not None and sae.features is not None and sae.k > sae.features:
         yield f"sae.k={sae.k}: more than sae.features={sae.features}; lower sae.k or raise sae.features"
-    if sae.k is not None and sae.features is None and isinstance(model, TinyModel) and sae.k > sae.size(model.d_model):
-        yield (
-            f"sae.k={sae.k}: more than the {sae.size(model.d_model)} features of sae.expansion={_null(sae.expansion)} "
-            f"x model.d_model={model.d_model}; lower sae.k or raise sae.expansion"
-        )
 
 
 def _model_problems(config: Config) -> Iterator[str]:
-    """Other models say what they are when they are loaded; the tiny one can be checked here."""
+    """Other models say what they are when they are opened; the tiny one can be checked here."""
     model = config.model
     if not isinstance(model, TinyModel):
         return
@@ -340,9 +335,20 @@ def _model_problems(config: Config) -> Iterator[str]:
             f"model.n_heads={model.n_heads}: must divide model.d_model={model.d_model} into heads of an even size "
             "(rotary positions turn pairs)"
         )
+    yield from shape_problems(config, d_model=model.d_model, n_layers=model.n_layers)
+
+
+def shape_problems(config: Config, *, d_model: int, n_layers: int) -> Iterator[str]:
+    """What a model of this shape has no room for."""
+    sae = config.sae
+    if sae.k is not None and sae.features is None and sae.k > sae.size(d_model):
+        yield (
+            f"sae.k={sae.k}: more than the {sae.size(d_model)} features of sae.expansion={_null(sae.expansion)} x "
+            f"{d_model}, the model's d_model; lower sae.k or raise sae.expansion"
+        )
     for key, layers in _layer_lists(config):
-        if any(layer >= model.n_layers for layer in layers):
-            yield f"{key}={layers}: model.n_layers={model.n_layers}; allowed: 0 to {model.n_layers - 1}"
+        if any(layer >= n_layers for layer in layers):
+            yield f"{key}={layers}: the model has {n_layers} layers; allowed: 0 to {n_layers - 1}"
 
 
 def _training_problems(config: Config) -> Iterator[str]:

@@ -10,7 +10,8 @@ import lightning
 import torch
 
 from scae.artifacts import is_first_process
-from scae.config import Config, ConfigError, LocalModel, TinyModel, Training
+from scae.config import Config, ConfigError, LocalModel, TinyModel, Training, shape_problems
+from scae.config_errors import cannot_run
 from scae.connections import Connections
 from scae.data import (
     Batch,
@@ -73,6 +74,9 @@ class Stages:
         else:
             name, revision = (Path(model.path), None) if isinstance(model, LocalModel) else (model.name, model.revision)
         lm = open_model(name, dtype=model.dtype, prepend_bos=data.prepend_bos, revision=revision)
+        problems = list(shape_problems(self.config, d_model=lm.paths.d_model, n_layers=lm.paths.n_layers))
+        if problems:
+            raise cannot_run(problems)
         if data.context > lm.context:
             raise ConfigError(f"data.context={data.context}: {name} takes at most {lm.context} tokens")
         if not data.attend_across:

@@ -125,7 +125,7 @@ def _seconds(action: Callable[[], object]) -> float:
         ("sites.layers=al", ["sites.layers='al'", "'all' or a list", "did you mean `all`?"]),
         ("sites.layers=[0,a]", ["sites.layers[1]='a'", "an integer"]),
         ("sites.layers=[1,1]", ["every item once (1"]),
-        ("sites.layers=[0,7]", ["sites.layers=[0, 7]", "model.n_layers=4", "0 to 3"]),
+        ("sites.layers=[0,7]", ["sites.layers=[0, 7]", "the model has 4 layers", "0 to 3"]),
         ("trainer.devices=0", ["trainer.devices=0", "'auto' or at least 1"]),
         ("sae.k=5000", ["sae.k=5000", "512 features", "raise sae.expansion"]),
         ("sae.features=8", ["sae.features=8 and sae.expansion=8", "exactly one"]),
@@ -201,6 +201,25 @@ def test_what_needs_no_measurement_is_settled(
     data = parse(composed(*overrides)).data
     assert data.separator == separator
     assert data.attend_across == attend_across
+
+
+def test_a_model_from_elsewhere_is_asked_for_its_shape_when_it_is_opened(
+    composed: Composed, build_tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scae import stages
+    from scae.plan import Plan
+
+    overrides = ["sae.expansion=1", "sae.k=40", "sites.layers=[0,9]", "loss.block_mse.layers=[9]"]
+    config = parse(composed("model=hub", "model.name=a/b", *overrides))
+    monkeypatch.setattr(stages, "open_model", lambda *_, **__: build_tiny("gpt2").lm)
+    with pytest.raises(ConfigError) as refused:
+        _ = stages.Stages(config, Plan(config)).lm
+    for told in (
+        "sae.k=40: more than the 16 features of sae.expansion=1 x 16",
+        "sites.layers=[0, 9]: the model has 2 layers; allowed: 0 to 1",
+        "loss.block_mse.layers=[9]: the model has 2 layers; allowed: 0 to 1",
+    ):
+        assert told in str(refused.value)
 
 
 def test_force_needs_its_stage(composed: Composed) -> None:
