@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from scae.sites import levels
 from scae.typing import Tensor
 
 log = logging.getLogger(__name__)
+SHOWN = 4  # names in an error
 
 
 class UnsupportedModelError(ValueError):
@@ -33,11 +35,19 @@ def open_model(name: str | Path, *, dtype: str, prepend_bos: bool | str, revisio
     disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        hf = AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, dtype=getattr(torch, dtype), attn_implementation="eager", use_safetensors=True
+        opened: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            attn_implementation="eager",
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that all of them are told at once
         )
     except OSError as error:
         raise ValueError(f"model {name} cannot be loaded: {error}") from error
+    hf, loaded = opened
+    _check_whole(name, loaded)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bridge = TransformerBridge.boot_transformers(
@@ -45,6 +55,25 @@ def open_model(name: str | Path, *, dtype: str, prepend_bos: bool | str, revisio
         )
     bos = tokenizer.bos_token_id is not None if prepend_bos == "auto" else bool(prepend_bos)
     return wrap(bridge, tokenizer, bos=bos, dtype=torch.float32)
+
+
+def _check_whole(name: str | Path, loaded: dict[str, Any]) -> None:
+    """Every weight that the config asks for is in the files, in its shape, and no other: transformers would draw what
+    is missing at random, and go on."""
+    mismatched = [key[0] if isinstance(key, tuple) else key for key in loaded["mismatched_keys"]]
+    kinds = (
+        ("missing", loaded["missing_keys"]),
+        ("of another shape", mismatched),
+        ("without a place in the model", loaded["unexpected_keys"]),
+    )
+    wrong = [f"{what}: {_some(keys)}" for what, keys in kinds if keys]
+    if wrong:
+        raise UnsupportedModelError(f"model {name}: its weights are not those of its config.json; {'; '.join(wrong)}")
+
+
+def _some(keys: Iterable[str]) -> str:
+    names = sorted(keys)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def wrap(bridge: Any, tokenizer: Any, *, bos: bool, dtype: torch.dtype) -> LanguageModel:
