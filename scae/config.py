@@ -420,16 +420,18 @@ def _missing_files(config: Config) -> Iterator[str]:
 
 
 def text_files(path: str | list[str]) -> list[Path]:
-    """The text files that `data.path` names, in a fixed order; raises ConfigError where there is nothing to read."""
+    """The text files that `data.path` names, in a fixed order, each once, however many ways lead to it; raises
+    ConfigError where there is nothing to read."""
     found: list[Path] = []
     for pattern in [path] if isinstance(path, str) else path:
-        exact = Path(pattern).exists()
-        matches = [Path(pattern)] if exact else [Path(match) for match in glob.glob(pattern, recursive=True)]
+        wanted = Path(pattern).expanduser()
+        matches = [wanted] if wanted.exists() else [Path(match) for match in glob.glob(str(wanted), recursive=True)]
         if not matches:
             raise ConfigError(f"data.path={pattern}: no such file, folder or glob")
         for match in matches:
             found += sorted(match.rglob("*")) if match.is_dir() else [match]
-    files = sorted({file for file in found if file.suffix in (".txt", ".jsonl", ".parquet") and file.is_file()})
+    readable = (file for file in found if file.suffix.lower() in (".txt", ".jsonl", ".parquet") and file.is_file())
+    files = sorted({file.resolve() for file in readable})
     if not files:
         raise ConfigError(f"data.path={path}: no .txt, .jsonl or .parquet file there")
     if not any(file.stat().st_size for file in files):

@@ -112,7 +112,7 @@ def _read_files(data: TextData) -> Iterator[str]:
         if file.stat().st_size == 0:
             continue
         try:
-            yield from readers[file.suffix](file, data.field)
+            yield from readers[file.suffix.lower()](file, data.field)
         except UnicodeDecodeError as error:
             raise ConfigError(f"data.path: {file} is not UTF-8 text: {error}") from None
 

@@ -160,3 +160,20 @@ def test_the_split_is_spread_evenly(share: float, count: int) -> None:
 
 def test_the_split_of_a_tenth() -> None:
     assert [index for index in range(40) if is_heldout(index, 0.1)] == [9, 19, 29, 39]
+
+
+def test_a_file_is_read_once_however_many_ways_lead_to_it(tmp_path: Path) -> None:
+    """Twice would put it on both sides of the held-out split."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "sub" / "b.txt").write_text("two")
+    (tmp_path / "sub" / "again.txt").symlink_to(tmp_path / "a.txt")
+    paths = [str(tmp_path), str(tmp_path / "sub" / ".." / "a.txt"), f"{tmp_path}/sub/*.txt"]
+    assert list(documents(text_data(paths))) == ["one", "two"]
+    assert corpus_fingerprint(text_data(paths)) == corpus_fingerprint(text_data(tmp_path))
+
+
+def test_the_case_of_an_ending_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "A.TXT").write_text("one")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert list(documents(text_data("~"))) == list(documents(text_data("~/*.TXT"))) == ["one"]
