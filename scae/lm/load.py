@@ -2,12 +2,12 @@
 
 import logging
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from scae.failures import some
 from scae.lm.borders import visible
 from scae.lm.model import LanguageModel
 from scae.lm.paths import LinearPaths
@@ -66,14 +66,9 @@ def _check_whole(name: str | Path, loaded: dict[str, Any]) -> None:
         ("of another shape", mismatched),
         ("without a place in the model", loaded["unexpected_keys"]),
     )
-    wrong = [f"{what}: {_some(keys)}" for what, keys in kinds if keys]
+    wrong = [f"{what}: {some(sorted(keys), SHOWN)}" for what, keys in kinds if keys]
     if wrong:
         raise UnsupportedModelError(f"model {name}: its weights are not those of its config.json; {'; '.join(wrong)}")
-
-
-def _some(keys: Iterable[str]) -> str:
-    names = sorted(keys)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def wrap(bridge: Any, tokenizer: Any, *, bos: bool, dtype: torch.dtype) -> LanguageModel:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from scae.failures import NonFiniteError
+from scae.failures import NonFiniteError, some
 from scae.typing import Float, Tensor
 
 SHOWN = 4  # places named in an error
@@ -77,7 +77,7 @@ class Finite(lightning.Callback):
         section = self.stage if self.stage in ("model", "pretrain") else "finetune"  # twins are finetuned too
         left = f"{self.checkpoint} is from before; a repeat of the command goes on from it, to the same batch"
         lines = [
-            f"{self.stage} stopped {when}; not finite (NaN or infinity): {_some(bad, SHOWN)}",
+            f"{self.stage} stopped {when}; not finite (NaN or infinity): {some(bad, SHOWN)}",
             *batch,
             f"checkpoint: {left if self.checkpoint.is_file() else 'none was written yet'}",
             f"try: a lower {section}.lr, or trainer.precision=32-true",
@@ -96,7 +96,7 @@ def _gradient_norms(module: Watched) -> dict[str, Float[Tensor, ""]]:
 def _bad_weights(module: Watched) -> list[str]:
     """A line a part."""
     bad = {name: _bad_tensors(part) for name, part in module.parts().items()}
-    return [f"{_some(tensors, SHOWN)} of {name}" for name, tensors in bad.items() if tensors]
+    return [f"{some(tensors, SHOWN)} of {name}" for name, tensors in bad.items() if tensors]
 
 
 def _bad_tensors(part: nn.Module) -> list[str]:
@@ -130,9 +130,4 @@ def _gathered(own: list[list[str]]) -> list[list[list[str]]]:
 
 def _batch(trainer: Any, steps: Sequence[int]) -> str:
     windows = [str(int(window)) for step in steps for window in trainer.datamodule.indices(step)]
-    return f"batch: micro-step {', '.join(map(str, steps))}, training windows {_some(windows, WINDOWS_SHOWN)}"
-
-
-def _some(names: Sequence[str], shown: int) -> str:
-    more = f", and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return f"batch: micro-step {', '.join(map(str, steps))}, training windows {some(windows, WINDOWS_SHOWN)}"
