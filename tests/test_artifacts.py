@@ -309,3 +309,14 @@ def test_fingerprint_of_a_folder(tmp_path: Path) -> None:
     second = fingerprint(tmp_path)
     (tmp_path / "b").rename(tmp_path / "c")
     assert len({first, second, fingerprint(tmp_path)}) == 3
+
+
+def test_one_byte_in_the_middle_of_a_large_file_makes_another_folder(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.truncate(65 << 20)
+    first = fingerprint(tmp_path)
+    with path.open("r+b") as file:
+        file.seek(32 << 20)
+        file.write(b"1")
+    assert fingerprint(tmp_path) != first
