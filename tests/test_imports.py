@@ -13,6 +13,7 @@ LAYERS = (
         "config",
         "config_errors",
         "failures",
+        "hub",
         "memory",
         "artifacts",
         "checkpoints",
