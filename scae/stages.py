@@ -37,6 +37,7 @@ from scae.training import (
     SuiteTraining,
     WorstTokens,
     bound_from_data,
+    device,
     fit,
     moved_share,
     start_from_data,
@@ -59,10 +60,7 @@ class Stages:
     @cached_property
     def device(self) -> torch.device:
         """Where the stages that are no fit run."""
-        wanted = self.config.trainer.accelerator
-        if wanted in ("auto", "cuda") and torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if wanted == "mps" else "cpu")
+        return device(self.config.trainer.accelerator)
 
     @cached_property
     def lm(self) -> LanguageModel:

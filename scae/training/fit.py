@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from scae.checkpoints import CHECKPOINT
 from scae.config import ConfigError, TrainerConfig
 from scae.config import Logger as LoggerConfig
+from scae.training.devices import accelerator
 from scae.training.finite import Finite
 from scae.training.progress import Progress
 
@@ -63,7 +64,7 @@ def fit(
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step")
     try:
         lightning.Trainer(
-            accelerator=trainer.accelerator,
+            accelerator=accelerator(trainer.accelerator),
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
             strategy=trainer.strategy,
