@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scae.config import ConfigError, HubData, StdlibData, TextData, text_files
+from scae.hub import use_what_is_here_if_unreachable
 
 Data = StdlibData | TextData | HubData
 
@@ -171,13 +172,15 @@ def _read_parquet(file: Path, field: str) -> Iterator[str]:
 
 
 def _read_hub(data: HubData) -> Iterator[str]:
-    from datasets import load_dataset
+    use_what_is_here_if_unreachable()
+    from datasets import load_dataset  # which reads when it is imported whether it is offline
 
     try:
         rows = load_dataset(data.name, data.config, split=data.split, streaming=True)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"data.name={data.name} (data.config={data.config}, data.split={data.split}): cannot be loaded: {error}"
+            f"data.name={data.name} (data.config={data.config}, data.split={data.split}): cannot be loaded: "
+            f"{str(error).strip().partition(chr(10))[0]}"
         ) from error
     for number, row in enumerate(rows):
         yield _text_of(row, data.field, f"data.name={data.name}, row {number}")

@@ -7,7 +7,7 @@ import torch
 
 
 def accelerator(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-    """What `auto` stands for: the GPU where there is one; not Apple's, which lacks the float64 that metrics are summed in."""
+    """What `auto` stands for: the GPU where there is one; never Apple's, which has no float64 for the metrics."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return wanted
