@@ -17,6 +17,7 @@ LAYERS = (
         "artifacts",
         "checkpoints",
         "schedule",
+        "stopping",
         "whole_files",
     ),
     ("kernels",),
