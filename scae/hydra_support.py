@@ -31,7 +31,17 @@ from scae.artifacts import is_first_process
 from scae.config import Config
 from scae.config_errors import ConfigError, cannot_run, lookup, missing_value, nearest, unknown_choice, unknown_key
 from scae.failures import NonFiniteError
-from scae.relaunch import DEPTH, check_launch, overrides, pin_job_argv, release_job, stop_processes
+from scae.relaunch import (
+    DEPTH,
+    check_launch,
+    end_with_parent,
+    is_launched,
+    overrides,
+    pin_job_argv,
+    release_job,
+    stop_processes,
+)
+from scae.stopping import Stopped, stops_at_signals
 from scae.whole_files import write_text
 
 log = logging.getLogger(__name__)
@@ -57,12 +67,14 @@ def command(*, config_path: str, config_name: str) -> Callable[[Task], Callable[
                 return _run_job(task, config, inherited, failures)
 
             start = hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(job)
-            with _environment():
+            with _environment(), stops_at_signals():
                 try:
                     check_launch()
+                    if is_launched():
+                        end_with_parent()
                     start()
-                except KeyboardInterrupt:
-                    _leave("interrupted; the same command continues where it stopped", code=130)
+                except Stopped as stop:
+                    _leave(stop.args[0], stop.status)
                 except Exception as error:
                     message = _message(error, failures)
                     if show_all or message is None:
@@ -117,6 +129,14 @@ def _run_job(task: Task, config: DictConfig, inherited: frozenset[str], failures
         if multirun:
             raise  # the other jobs still run
         raise SystemExit(1) from error  # said already; Hydra would say it again
+    except Stopped as stop:
+        if "LOCAL_RANK" not in inherited:
+            stop_processes()
+        write("stopped", stop.args[0])
+        if first_process:
+            log.warning("%s", stop)
+        # The process that started this one says how the job ended, and would be killed if this one failed before it.
+        raise SystemExit(0 if is_launched() else stop.status) from stop
     except BaseException as error:
         write("failed", f"interrupted ({type(error).__name__})")
         raise

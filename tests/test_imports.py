@@ -18,6 +18,7 @@ LAYERS = (
         "artifacts",
         "checkpoints",
         "schedule",
+        "stopping",
         "whole_files",
     ),
     ("kernels",),

@@ -38,6 +38,7 @@ class SuiteTraining(lightning.LightningModule):
         trace, out, loss = self._compute(batch)
         self.computed = trace, out
         self._count_firing(out)
+        self._log_dead()
         self.log_dict({f"train/{name}": value for name, value in loss.terms.items()})
         self.log("train/loss", loss.total.detach(), prog_bar=True)
         return loss.total
@@ -65,18 +66,18 @@ class SuiteTraining(lightning.LightningModule):
     def on_after_backward(self) -> None:
         self.computed = None
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        auxk, every = self.suite.auxk, self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
-        if auxk is not None and self.global_step % every == 0:
-            dead = [self.suite[site].tokens_since_fired >= auxk.dead_after for site in self.suite.sites]
-            self.log("train/dead", torch.cat(dead).float().mean())
-
     def _count_firing(self, out: SuiteOutput) -> None:
         """Advance the clocks of dead features, over the tokens of all devices."""
         n_live = self.trainer.strategy.reduce(out.live.sum(), reduce_op="sum")
         for site, code in out.codes.items():
             fired = self.trainer.strategy.reduce(code.fired().to(torch.int32), reduce_op="sum") > 0
             self.suite[site].count_firing(fired, int(n_live))
+
+    def _log_dead(self) -> None:
+        auxk, every = self.suite.auxk, self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
+        if auxk is not None and (self.global_step + 1) % every == 0:
+            dead = [self.suite[site].tokens_since_fired >= auxk.dead_after for site in self.suite.sites]
+            self.log("train/dead", torch.cat(dead).float().mean())
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.suite.parameters(), lr=self.config.lr, fused=True)
