@@ -14,6 +14,7 @@ LAYERS = (
         "config_errors",
         "failures",
         "memory",
+        "processes",
         "artifacts",
         "checkpoints",
         "schedule",

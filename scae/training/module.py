@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from scae.config import Training
 from scae.lm import Trace
 from scae.objectives import LossOutput, Objective
+from scae.processes import averaged
 from scae.schedule import trapezoid
 from scae.suite import Mode, Suite, SuiteOutput
 
@@ -38,9 +39,14 @@ class SuiteTraining(lightning.LightningModule):
         trace, out, loss = self._compute(batch)
         self.computed = trace, out
         self._count_firing(out)
-        self.log_dict({f"train/{name}": value for name, value in loss.terms.items()})
-        self.log("train/loss", loss.total.detach(), prog_bar=True)
+        self._log(loss)
         return loss.total
+
+    def _log(self, loss: LossOutput) -> None:
+        """Each process divides its own sums by those of all (`scae.processes`): the whole batch's loss is the mean."""
+        *terms, total = averaged(torch.stack([*loss.terms.values(), loss.total.detach()])).unbind()
+        self.log_dict({f"train/{name}": value for name, value in zip(loss.terms, terms, strict=True)})
+        self.log("train/loss", total, prog_bar=True)
 
     def _compute(self, batch: Any) -> tuple[Trace, SuiteOutput, LossOutput]:
         lm = self.suite.lm
