@@ -78,7 +78,7 @@ class LanguageModel:
         for site in self.paths.modules:
             names |= {site.hook_out, site.hook_scale} | ({site.hook_pattern} if patterns else set())
         self._run(tokens, [(name, _keep(kept, name)) for name in sorted(names)], documents)
-        dtype = self.paths.W_U.dtype
+        dtype, device = self.paths.W_U.dtype, self.device.type
         kept = {name: value.to(dtype) for name, value in kept.items()}
         return Trace(
             tokens=tokens,
@@ -90,14 +90,15 @@ class LanguageModel:
             if patterns
             else None,
             documents=documents,
+            autocast=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
         )
 
-    def splice(
-        self, tokens: Int[Tensor, "batch pos"], replace: Replace, documents: Int[Tensor, "batch pos"] | None = None
-    ) -> dict[Site, Stream]:
-        """Run the model with every module's output passed through `replace`; attention and normalisations stay live.
+    def splice(self, trace: Trace, replace: Replace) -> dict[Site, Stream]:
+        """Run the model on what was traced with every module's output passed through `replace`; attention and
+        normalisations stay live.
 
-        Returns what each module wrote in the end; gradients flow through the model into `replace`.
+        The model computes in the precision of the trace, `replace` in its own: with nothing replaced the two runs are
+        equal, bit for bit. Returns what each module wrote in the end; gradients flow through the model into `replace`.
         """
         read: dict[Site, Tensor] = {}
         wrote: dict[Site, Tensor] = {}
@@ -109,7 +110,8 @@ class LanguageModel:
         def rewrite(site: Site) -> Callable[..., Tensor]:
             def hook_fn(value: Tensor, hook: Any) -> Tensor:
                 out = value.to(dtype)
-                wrote[site] = replace(site, out if site.kind == "attn" else read[site], out)
+                with self._autocast(None):
+                    wrote[site] = replace(site, out if site.kind == "attn" else read[site], out)
                 return wrote[site].to(value.dtype)
 
             return hook_fn
@@ -119,8 +121,12 @@ class LanguageModel:
             if site.kind == "mlp":
                 hooks.append((f"blocks.{site.layer}.ln2.hook_normalized", keep_input(site)))
             hooks.append((site.hook_out, rewrite(site)))
-        self._run(tokens, hooks, documents)
+        with self._autocast(trace.autocast):
+            self._run(trace.tokens, hooks, trace.documents)
         return wrote
+
+    def _autocast(self, dtype: torch.dtype | None) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _run(
         self,

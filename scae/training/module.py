@@ -49,11 +49,15 @@ class SuiteTraining(lightning.LightningModule):
         self.log("train/loss", total, prog_bar=True)
 
     def _compute(self, batch: Any) -> tuple[Trace, SuiteOutput, LossOutput]:
-        lm = self.suite.lm
-        trace = lm.trace(*batch, patterns=self.mode in ("dense", "pruned"))
+        trace = self.trace(batch)
         with torch.autocast(self.device.type, enabled=False):  # mixed precision is for the language model
             out = self.suite(trace, mode=self.mode)
-            return trace, out, self.objective(out, trace, lm.paths)
+            return trace, out, self.objective(out, trace, self.suite.lm.paths)
+
+    def trace(self, batch: Any) -> Trace:
+        """The clean run that this training compares with, in the precision of the trainer, wherever it is asked for."""
+        with self.trainer.precision_plugin.forward_context():
+            return self.suite.lm.trace(*batch, patterns=self.mode in ("dense", "pruned"))
 
     def parts(self) -> dict[str, torch.nn.Module]:
         return {str(site): self.suite[site] for site in self.suite.sites}
