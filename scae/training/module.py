@@ -13,7 +13,7 @@ from scae.lm import Trace
 from scae.objectives import LossOutput, Objective
 from scae.processes import averaged
 from scae.schedule import trapezoid
-from scae.suite import Mode, Suite, SuiteOutput
+from scae.suite import Mode, Suite, SuiteOutput, thresholds
 
 
 class SuiteTraining(lightning.LightningModule):
@@ -30,6 +30,7 @@ class SuiteTraining(lightning.LightningModule):
         self.save_hyperparameters(identity)
         self.suite, self.objective, self.config = suite, objective, config
         self.mode, self.clip = mode, clip
+        thresholds.begin(suite, mode)
         self.computed: tuple[Trace, SuiteOutput] | None = None  # of this micro-step, until its backward pass is done
 
     def on_fit_start(self) -> None:
