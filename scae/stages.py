@@ -29,7 +29,7 @@ from scae.lm.tiny import TinyTraining, build_tiny, save_tiny
 from scae.objectives import Objective
 from scae.plan import Finetuned, Plan, Selection, describe_loss
 from scae.selection import choose, describe, shuffled
-from scae.suite import Mode, Suite, choose_sites
+from scae.suite import Mode, Suite, choose_sites, thresholds
 from scae.suite.files import load, save
 from scae.training import (
     Place,
@@ -160,6 +160,7 @@ class Stages:
             stats = describe(connections)
         else:
             suite = self.suite(self.plan.pretrain.folder)
+            thresholds.learn(suite, self.sample(connectivity.tokens), "plain")  # the pass that scores are taken in
             connections, stats = choose(connectivity, suite, self.sample(connectivity.tokens), seed=seed)
         connections.save(folder / "connections.safetensors")
         log.info(
@@ -202,20 +203,37 @@ class Stages:
         plan = self.plan
         pretrained = plan.pretrain.folder
         pruned = Arm("pruned", self.suite(plan.finetune(plan.pruned).folder), "pruned")
+        plain = self.suite(pretrained)
         arms = [
-            Arm("plain", plain := self.suite(pretrained), "plain"),
-            Arm("dense", plain, "dense"),
+            Arm("plain", plain, "plain"),
+            Arm("dense", self.suite(pretrained) if thresholds.foreign(plain, "dense") else plain, "dense"),
             pruned,
             Arm("pruned_no_finetune", self.suite(pretrained, plan.chosen), "pruned"),
             Arm("random_no_finetune", self.suite(pretrained, plan.random), "pruned"),
         ]
         for name, twin in plan.twins.items():
             arms.append(Arm(name, self.suite(plan.finetune(twin).folder), twin.mode))
+        self._learn_thresholds(arms)
         metrics = evaluate(self.lm, arms, self.heldout)
         vocab = self.lm.paths.W_U.shape[1]
         metrics["lm/ce_unigram"] = unigram_ce(unigram(self.windows[0], vocab), self.heldout())
         metrics |= bypass_share(pruned, self.heldout())
         return {"metrics": metrics, "tokens": self.config.evaluation.tokens}
+
+    def _learn_thresholds(self, arms: list[Arm]) -> None:
+        """Where an arm runs another pass than its suite's thresholds were learned in, learn them in its own."""
+        foreign = [arm for arm in arms if thresholds.foreign(arm.suite, arm.mode)]
+        if not foreign:
+            return
+        tokens = self.config.evaluation.tokens
+        log.info(
+            "evaluate: thresholds were learned in another pass than that of %s; set anew there, so that k activations "
+            "a token fire on average, on %d tokens of the training text",
+            ", ".join(arm.name for arm in foreign),
+            tokens,
+        )
+        for arm in foreign:
+            thresholds.learn(arm.suite, self.sample(tokens), arm.mode)
 
     def suite(self, folder: Path, selection: Selection | None = None) -> Suite:
         """A stored suite: with the connections that a selection chose, or with those that it was stored with."""

@@ -434,7 +434,6 @@ def test_only_the_first_process_writes_a_suite(
     "overrides",
     [
         ("sae=vanilla", "sae.expansion=4", "sae.k=null"),
-        ("sae=batchtopk", "sae.expansion=4", "sae.k=4"),
         ("connectivity=all",),
         ("connectivity=none",),
         ("connectivity.C=0",),
@@ -456,6 +455,37 @@ def test_variations_run_to_the_end(finished: Finished, tmp_path: Path, overrides
         assert metrics["connectivity/bypass/1.mlp"] == pytest.approx(1.0)
     if overrides[0] == "sites=mlp":
         assert not [key for key in metrics if "attn" in key]
+
+
+@pytest.mark.parametrize("loss", ["recon", "e2e"])
+def test_every_arm_runs_at_thresholds_of_its_own_pass(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, loss: str
+) -> None:
+    """Pretrained in the plain pass or in the live model. A pass that a suite was trained in keeps what it learned."""
+    from scae import stages
+
+    caplog.set_level(logging.INFO, "scae")
+    arms: list[Any] = []
+    evaluate = stages.evaluate
+
+    def watched(lm: Any, compared: list[Any], heldout: Any) -> dict[str, float]:
+        arms.extend(compared)
+        return evaluate(lm, compared, heldout)
+
+    monkeypatch.setattr(stages, "evaluate", watched)
+    changes = ("sae=batchtopk", "sae.expansion=4", "sae.k=4", "pretrain.steps=4", "finetune.steps=3")
+    config = variation(finished, tmp_path, *changes, f"loss@pretrain.loss={loss}")
+    metrics = execute(config)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert {arm.name: arm.suite.threshold_pass for arm in arms} == {arm.name: arm.mode for arm in arms}
+    (said,) = [record.getMessage() for record in caplog.records if "another pass" in record.getMessage()]
+    foreign = ["plain"] * (loss == "e2e") + ["dense", "pruned_no_finetune", "random_no_finetune"]
+    assert f"that of {', '.join(foreign)};" in said
+    pruned = next(arm.suite for arm in arms if arm.name == "pruned")
+    plan = Plan(config)
+    stored = stages.Stages(config, plan).suite(plan.finetune(plan.pruned).folder)
+    for site in stored.sites:
+        assert pruned[site].activation.threshold == stored[site].activation.threshold
 
 
 def test_pretraining_in_the_live_model(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ LAYERS = (
         "failures",
         "hub",
         "memory",
+        "processes",
         "artifacts",
         "checkpoints",
         "schedule",

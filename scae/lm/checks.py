@@ -15,6 +15,7 @@ from scae.failures import some
 from scae.lm.borders import visible
 from scae.lm.model import LanguageModel
 from scae.lm.paths import LinearPaths
+from scae.lm.trace import Trace
 from scae.sites import Site, levels
 from scae.typing import Float, Int, Stream, Tensor
 
@@ -118,7 +119,7 @@ def check_exact(model: LanguageModel) -> None:
     tokens = torch.randint(paths.W_U.shape[1], (WINDOWS, LENGTH), generator=generator).to(model.device)
     trace = model.trace(tokens)
     loose = _tolerance(model)
-    truth = _read_and_written(model, tokens)
+    truth = _read_and_written(model, trace)
     for site, stream in _streams(paths, trace.embed, trace.outputs):
         what = f"attention output {site}" if site.kind == "attn" else f"input of {site}"
         _compare(paths.read(site, stream, trace), truth[site], what, loose)
@@ -127,7 +128,7 @@ def check_exact(model: LanguageModel) -> None:
     _compare(ours, logits, "next-token distribution", loose)
 
 
-def _read_and_written(model: LanguageModel, tokens: Int[Tensor, "batch pos"]) -> dict[Site, Stream]:
+def _read_and_written(model: LanguageModel, trace: Trace) -> dict[Site, Stream]:
     """What every MLP reads and every attention writes, as the model runs."""
     seen: dict[Site, Stream] = {}
 
@@ -135,7 +136,7 @@ def _read_and_written(model: LanguageModel, tokens: Int[Tensor, "batch pos"]) ->
         seen[site] = wrote if site.kind == "attn" else read
         return wrote
 
-    model.splice(tokens, look)
+    model.splice(trace, look)
     return seen
 
 

@@ -80,7 +80,7 @@ class LanguageModel:
             if patterns and site.kind == "attn":
                 names |= {site.hook_pattern, self._hook_scale_after(site)}
         self._run(tokens, [(name, _keep(kept, name)) for name in sorted(filter(None, names))], documents)
-        dtype = self.paths.W_U.dtype
+        dtype, device = self.paths.W_U.dtype, self.device.type
         kept = {name: value.to(dtype) for name, value in kept.items()}
         unscaled = torch.ones_like(tokens[..., None], dtype=dtype)
 
@@ -106,26 +106,28 @@ class LanguageModel:
             if patterns
             else None,
             documents=documents,
+            autocast=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
         )
 
-    def splice(
-        self, tokens: Int[Tensor, "batch pos"], replace: Replace, documents: Int[Tensor, "batch pos"] | None = None
-    ) -> dict[Site, Stream]:
-        """Run the model with every module's output passed through `replace`; attention and normalisations stay live.
+    def splice(self, trace: Trace, replace: Replace) -> dict[Site, Stream]:
+        """Run the model on what was traced with every module's output passed through `replace`; attention and
+        normalisations stay live.
 
-        Returns what each module wrote in the end; gradients flow through the model into `replace`.
+        The model computes in the precision of the trace, `replace` in its own: with nothing replaced the two runs are
+        equal, bit for bit. Returns what each module wrote in the end; gradients flow through the model into `replace`.
         """
         read: dict[Site, Tensor] = {}
         wrote: dict[Site, Tensor] = {}
         dtype = self.paths.W_U.dtype
 
         def keep_input(site: Site) -> Callable[..., None]:
-            return lambda value, hook: read.__setitem__(site, value.to(dtype).view(*tokens.shape, -1))
+            return lambda value, hook: read.__setitem__(site, value.to(dtype).view(*trace.tokens.shape, -1))
 
         def rewrite(site: Site) -> Callable[..., Tensor]:
             def hook_fn(value: Tensor, hook: Any) -> Tensor:
-                out = value.to(dtype).view(*tokens.shape, -1)
-                wrote[site] = replace(site, out if site.kind == "attn" else read[site], out)
+                out = value.to(dtype).view(*trace.tokens.shape, -1)
+                with self._autocast(None):
+                    wrote[site] = replace(site, out if site.kind == "attn" else read[site], out)
                 return wrote[site].to(value.dtype).view(value.shape)
 
             return hook_fn
@@ -135,7 +137,8 @@ class LanguageModel:
             if site.kind == "mlp":
                 hooks.append((self.hook_read(site), keep_input(site)))
             hooks.append((site.hook_out, rewrite(site)))
-        self._run(tokens, hooks, documents)
+        with self._autocast(trace.autocast):
+            self._run(trace.tokens, hooks, trace.documents)
         return wrote
 
     def hook_read(self, site: Site) -> str:
@@ -159,6 +162,9 @@ class LanguageModel:
         """The scale by which an attention output is divided before it joins the stream; None where it is not."""
         after = hasattr(self.bridge.blocks[site.layer], "ln1_post")
         return f"blocks.{site.layer}.ln1_post.hook_scale" if after else None
+
+    def _autocast(self, dtype: torch.dtype | None) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _run(
         self,

@@ -105,7 +105,7 @@ def test_splicing_in_what_is_there_changes_nothing(lm: LanguageModel, trace: Tra
         reads[site] = read
         return wrote
 
-    wrote = lm.splice(trace.tokens, identity)
+    wrote = lm.splice(trace, identity)
     assert set(wrote) == set(lm.paths.modules)
     for site in lm.paths.modules:
         close(wrote[site], trace.outputs[site])
@@ -116,7 +116,7 @@ def test_splicing_in_what_is_there_changes_nothing(lm: LanguageModel, trace: Tra
 @pytest.mark.parametrize("site", [Site(0, "attn"), Site(0, "mlp"), Site(1, "attn"), Site(1, "mlp")], ids=str)
 def test_splicing_in_zeros_is_zero_ablation(tiny: SimpleNamespace, trace: Trace, site: Site) -> None:
     lm = tiny.lm
-    wrote = lm.splice(trace.tokens, lambda at, read, out: out * 0 if at == site else out)
+    wrote = lm.splice(trace, lambda at, read, out: out * 0 if at == site else out)
     ours = log_probs(lm.paths.logits(trace.embed + sum(wrote.values(), torch.zeros(()))))
     theirs = hugging_face(tiny, trace.tokens, ablated=site)
     assert (theirs - hugging_face(tiny, trace.tokens)).abs().max() > 1e-2
@@ -130,7 +130,7 @@ def test_gradients_flow_through_the_model_into_what_is_spliced_in(lm: LanguageMo
         def replace_first(site: Site, read: Tensor, wrote: Tensor) -> Tensor:
             return wrote + amount * direction if site == Site(0, "attn") else wrote
 
-        wrote = lm.splice(trace.tokens, replace_first)
+        wrote = lm.splice(trace, replace_first)
         return wrote[lm.paths.modules[-1]].square().sum()
 
     amount = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
