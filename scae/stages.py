@@ -162,7 +162,7 @@ class Stages:
             stats = describe(connections)
         else:
             suite = self.suite(self.plan.pretrain.folder)
-            connections, stats = choose(connectivity, suite, self.sample(connectivity.tokens), seed=seed)
+            connections, stats = choose(connectivity, suite, partial(self.sample, connectivity.tokens), seed=seed)
         connections.save(folder / "connections.safetensors")
         log.info(
             "select: %s, %d connections, in-degree %.1f on average",
