@@ -14,6 +14,7 @@ LAYERS = (
         "config_errors",
         "failures",
         "memory",
+        "openmp",
         "artifacts",
         "checkpoints",
         "schedule",
