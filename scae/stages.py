@@ -161,7 +161,7 @@ class Stages:
         else:
             suite = self.suite(self.plan.pretrain.folder)
             thresholds.learn(suite, self.sample(connectivity.tokens), "plain")  # the pass that scores are taken in
-            connections, stats = choose(connectivity, suite, self.sample(connectivity.tokens), seed=seed)
+            connections, stats = choose(connectivity, suite, partial(self.sample, connectivity.tokens), seed=seed)
         connections.save(folder / "connections.safetensors")
         log.info(
             "select: %s, %d connections, in-degree %.1f on average",

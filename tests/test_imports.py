@@ -16,6 +16,7 @@ LAYERS = (
         "hub",
         "memory",
         "processes",
+        "openmp",
         "artifacts",
         "checkpoints",
         "schedule",

@@ -20,7 +20,7 @@ from dataclasses import replace
 import torch
 
 from scae.evaluation.arms import Arm
-from scae.evaluation.sums import ArmSums, Moments
+from scae.evaluation.sums import ArmSums, Moments, add_predictions, at_scored
 from scae.lm import LanguageModel, Trace
 from scae.sites import Site
 from scae.suite import SuiteOutput
@@ -40,14 +40,19 @@ def evaluate(lm: LanguageModel, arms: list[Arm], traces: Callable[[], Iterable[T
     sums = {arm.name: ArmSums(list(arm.suite.sites)) for arm in arms}
     for arm in arms:
         arm.suite.eval()
+    constants = {
+        "zero": {site: torch.zeros_like(moments.mean(site)) for site in sites},
+        "mean": {site: moments.mean(site) for site in sites},
+    }
     for trace in traces():
-        references["model"].add(_untouched(trace), trace, lm)
-        references["zero"].add(
-            _ablated(trace, {site: torch.zeros_like(moments.mean(site)) for site in sites}), trace, lm
-        )
-        references["mean"].add(_ablated(trace, {site: moments.mean(site) for site in sites}), trace, lm)
+        residuals = {"model": at_scored(_untouched(trace).residual(), trace)}
+        for name, values in constants.items():
+            residuals[name] = at_scored(_ablated(trace, values).residual(), trace)
         for arm in arms:
-            sums[arm.name].add(arm.suite(trace, mode=arm.mode), trace, lm)
+            out = arm.suite(trace, mode=arm.mode)
+            sums[arm.name].add(out, trace)
+            residuals[arm.name] = at_scored(out.residual(), trace)
+        add_predictions(references | sums, residuals, trace, lm.paths)
     ce, ce_zero = references["model"].ce, references["zero"].ce
     metrics = {"lm/ce": ce, "lm/ce_zero": ce_zero, "lm/ce_mean": references["mean"].ce}
     for name, arm_sums in sums.items():

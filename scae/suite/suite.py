@@ -1,6 +1,7 @@
 """A suite: one dictionary a site, the connections between their features, and the model that they stand in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -70,6 +71,16 @@ class Suite(nn.Module):
     def connect(self, connections: Connections) -> None:
         """Let the pruned pass run along these connections; a new suite has all of them."""
         self.connections = Wiring(self, connections)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Inside the block the thresholds of inference apply, and nothing is learned on the way."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     def forward(self, trace: Trace, mode: Mode = "pruned") -> "SuiteOutput":
         from scae.suite import passes
