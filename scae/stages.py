@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from scae.data import (
 )
 from scae.evaluation import Arm, bypass_share, evaluate
 from scae.evaluation.unigram import unigram, unigram_ce, warn_if_no_better
+from scae.failures import ArtifactError
 from scae.lm import LanguageModel, Trace, check_borders, open_model
 from scae.lm.tiny import TinyTraining, build_tiny, save_tiny
 from scae.objectives import Objective
@@ -237,14 +239,17 @@ class Stages:
 
     def suite(self, folder: Path, selection: Selection | None = None) -> Suite:
         """A stored suite: with the connections that a selection chose, or with those that it was stored with."""
-        suite = load(folder, self.lm)
+        with _repaired_by(folder):
+            suite = load(folder, self.lm)
         suite.chunk_mb = self.config.trainer.chunk_mb
         if selection is not None:
             suite.connect(self._connections(selection))
         return suite
 
     def _connections(self, selection: Selection) -> Connections:
-        return Connections.load(self.plan.select(selection).folder / "connections.safetensors")
+        folder = self.plan.select(selection).folder
+        with _repaired_by(folder):
+            return Connections.load(folder / "connections.safetensors")
 
     def _train(
         self,
@@ -286,3 +291,13 @@ class Stages:
 
     def _place(self, stage: str, folder: Path) -> Place:
         return Place(stage, folder, Path(self.config.paths.output).name)
+
+
+@contextmanager
+def _repaired_by(folder: Path) -> Iterator[None]:
+    """Add to the error of a file that cannot be read which stage makes it again."""
+    try:
+        yield
+    except ValueError as error:
+        stage = folder.name.partition("-")[0]
+        raise ArtifactError(f"{error}; force=[{stage}] makes it again") from error

@@ -1,5 +1,6 @@
 """The experiment from end to end on a very small configuration: what is written, reused, resumed, recomputed."""
 
+import errno
 import json
 import logging
 import math
@@ -19,7 +20,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from scae.config import STAGES, Config, ConfigError, parse
-from scae.failures import NonFiniteError
+from scae.failures import ArtifactError, NonFiniteError
 from scae.hydra_support import values
 from scae.plan import Plan
 
@@ -427,6 +428,73 @@ def test_only_the_first_process_writes_a_suite(
         assert bool(list(folder.iterdir())) == written
 
 
+# damage
+
+
+def test_a_damaged_artifact_is_named_with_what_repairs_it(finished: Finished, made: list[str], tmp_path: Path) -> None:
+    """Before anything is computed; and what is advised works."""
+    root = tmp_path / "root"
+    shutil.copytree(finished.root, root)
+    config = variation(finished, tmp_path, f"paths.artifacts={root}")
+    plan = Plan(config)
+    broken = plan.finetune(plan.pruned).folder / "suite.safetensors"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    plan.evaluate.discard()
+    with pytest.raises(ArtifactError, match=r"suite\.safetensors is damaged .*; force=\[finetune\] makes it again"):
+        execute(config)
+    assert made == []
+    again = execute(config.model_copy(update={"force": ["finetune"]}))
+    assert made == ["finetune", "evaluate"]
+    assert again["pruned/ce"] == finished.metrics["pruned/ce"]
+
+
+def test_damage_that_keeps_the_size_is_named_when_it_is_read(finished: Finished, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(finished.root, root)
+    config = variation(finished, tmp_path, f"paths.artifacts={root}")
+    plan = Plan(config)
+    broken = plan.finetune(plan.pruned).folder / "suite.safetensors"
+    broken.write_bytes(bytes(broken.stat().st_size))
+    plan.evaluate.discard()
+    with pytest.raises(ArtifactError, match=r"suite\.safetensors is damaged.*; force=\[finetune\] makes it again"):
+        execute(config)
+
+
+def test_a_stage_that_is_not_asked_for_is_repaired_by_asking_for_it(finished: Finished, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(finished.root, root)
+    config = variation(finished, tmp_path, f"paths.artifacts={root}", "stages=[evaluate]")
+    (Plan(config).pretrain.folder / "artifact.json").write_text("")
+    with pytest.raises(
+        ArtifactError, match=r"artifact\.json is damaged.*; stages=\[pretrain,evaluate\] force=\[pretrain"
+    ):
+        execute(config)
+
+
+def test_a_corpus_that_is_moved_changes_no_name(finished: Finished, made: list[str], tmp_path: Path) -> None:
+    shutil.copytree(finished.root, tmp_path / "root")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(finished.folder / "text.jsonl", tmp_path / "elsewhere" / "text.jsonl")
+    places = (f"data.path={tmp_path / 'elsewhere'}", f"paths.artifacts={tmp_path / 'root'}")
+    before = sorted(path.name for path in (tmp_path / "root").iterdir() if path.is_dir())
+    execute(variation(finished, tmp_path, *places, "evaluation.twins=true", "force=[evaluate]"))
+    assert made == ["evaluate"]
+    assert sorted(path.name for path in (tmp_path / "root").iterdir() if path.is_dir()) == before
+
+
+def test_a_full_disk_at_the_end_is_one_error(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scae import experiment
+
+    def full(path: Path, text: str) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(experiment, "write_text", full)
+    with pytest.raises(ArtifactError, match=r"out cannot be written: no space is left \(.*metrics\.json\)"):
+        execute(variation(finished, tmp_path))
+
+
 # what can be chosen
 
 
@@ -573,6 +641,12 @@ def test_a_sweep_over_c_trains_the_model_and_the_suite_once(finished: Finished, 
 
     assert [count(kind) for kind in ("model", "tokens", "pretrain", "select", "finetune")] == [1, 1, 1, 4, 2]
     assert "Traceback" not in done.stderr
+    made = {path: path.stat().st_mtime_ns for path in root.glob("*/artifact.json")}
+    forced = subprocess.run([*command, "force=[pretrain]"], capture_output=True, timeout=300, **options)
+    assert forced.returncode == 0, forced.stderr[-4000:]
+    assert forced.stderr.count("pretrain: done in") == 1, "once for both jobs"
+    kept = {path.name.split("-")[0] for path in (p.parent for p in made if p.stat().st_mtime_ns == made[p])}
+    assert kept == {"model", "tokens"}
     sweep = tmp_path / "sweep"
     for job, C in (("0", 2), ("1", 8)):
         assert json.loads((sweep / job / "metrics.json").read_text())["connectivity/C"] == C

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scae.config import Sae
@@ -39,7 +40,10 @@ def load(folder: Path, lm: LanguageModel) -> Suite:
         raise ValueError(f"{folder / 'suite.json'}: format {note['format']}, this version reads {FORMAT}")
     suite = Suite.from_config(Sae.model_validate(note["sae"]), [Site.parse(site) for site in note["sites"]], lm)
     suite.threshold_pass = note["threshold_pass"]
-    tensors = load_file(folder / "suite.safetensors")
+    try:
+        tensors = load_file(folder / "suite.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"{folder / 'suite.safetensors'} is damaged: {error}") from error
     for site in suite.sites:
         own = {name.removeprefix(f"{site}."): t for name, t in tensors.items() if name.startswith(f"{site}.")}
         try:
