@@ -1,12 +1,14 @@
 """Held-out numbers of every arm, on the same tokens, as ratios of corpus sums in float64.
 
-ce               -mean log q(next token), nats a token, where a text token is followed by one
+ce               -mean log q(next token), nats a token, where a text token is followed by one; what the model foretells
+                 from a BOS, which sees no text, is left out, for the model itself (`lm/ce`) as for every arm
 ce_diff          ce of the arm - ce of the model
 ce_recovered     (ce_zero - ce) / (ce_zero - ce of the model); ce_zero: every module with a dictionary writes 0
 kl               mean KL(model || arm)
 top1             share of the positions where both predict the same token
 fvu/<site>       sum ||y - yhat||^2 / sum ||y - mean y||^2, the mean over the whole corpus
-l0/<site>        mean number of activations > 0 a token
+l0/<site>        mean number of activations > 0 a token. BatchTopK: at thresholds learned in the arm's own pass: in its
+                 training, or on training text before it is evaluated (`scae.suite.thresholds`)
 dead/<site>      share of the features that never fire on these tokens
 connected_recovered   (ce of the `none` twin - ce) / (ce of the `none` twin - ce of the model)
 above_dense      ce of the arm - ce of the `dense_finetuned` twin, the ceiling of any choice of connections

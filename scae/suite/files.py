@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scae.config import Sae
@@ -11,7 +12,7 @@ from scae.lm import LanguageModel
 from scae.sites import Site
 from scae.suite.suite import Suite
 
-FORMAT = 2
+FORMAT = 3
 
 
 def save(suite: Suite, sae: Sae, folder: Path) -> None:
@@ -23,6 +24,7 @@ def save(suite: Suite, sae: Sae, folder: Path) -> None:
     }
     save_file(tensors, folder / "suite.safetensors")
     note = {"format": FORMAT, "sae": sae.model_dump(), "sites": [str(site) for site in suite.sites]}
+    note["threshold_pass"] = suite.threshold_pass
     (folder / "suite.json").write_text(json.dumps(note, indent=2) + "\n")
     if not suite.connections.edge_list.is_complete:
         suite.connections.edge_list.save(folder / "connections.safetensors")
@@ -37,7 +39,11 @@ def load(folder: Path, lm: LanguageModel) -> Suite:
     if note["format"] != FORMAT:
         raise ValueError(f"{folder / 'suite.json'}: format {note['format']}, this version reads {FORMAT}")
     suite = Suite.from_config(Sae.model_validate(note["sae"]), [Site.parse(site) for site in note["sites"]], lm)
-    tensors = load_file(folder / "suite.safetensors")
+    suite.threshold_pass = note["threshold_pass"]
+    try:
+        tensors = load_file(folder / "suite.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"{folder / 'suite.safetensors'} is damaged: {error}") from error
     for site in suite.sites:
         own = {name.removeprefix(f"{site}."): t for name, t in tensors.items() if name.startswith(f"{site}.")}
         try:

@@ -25,9 +25,11 @@ class Suite(nn.Module):
     lm: the frozen model, a plain attribute: not saved, not optimised, not synchronised.
     auxk: when a feature counts as dead, and how it is revived in training; None: never, not at all.
     chunk_mb: what the pre-activations of a site, and what its connections need on the way to them, may take at a time.
+    threshold_pass: the pass in which BatchTopK's thresholds were learned (`scae.suite.thresholds`); None: in none yet.
     """
 
     chunk_mb: int = CHUNK_MB
+    threshold_pass: Mode | None = None
 
     def __init__(self, dictionaries: dict[Site, Dictionary], lm: LanguageModel, *, auxk: AuxK | None = None) -> None:
         super().__init__()

@@ -57,7 +57,12 @@ class Regrowth(lightning.Callback):
         before = self.suite.connections.edge_list
         after = regrown(
             self.suite,
-            measure(self.suite, self.objective, partial(self._latest, trainer, batch_idx), megabytes=self.chunk_mb),
+            measure(
+                self.suite,
+                self.objective,
+                partial(self._latest, trainer, pl_module, batch_idx),
+                megabytes=self.chunk_mb,
+            ),
             share=self.config.share * (1 + math.cos(math.pi * step / self.last)) / 2,
             chunk_mb=self.chunk_mb,
             reduce=lambda value: trainer.strategy.reduce(value, reduce_op="sum"),
@@ -65,12 +70,12 @@ class Regrowth(lightning.Callback):
         self.suite.connect(trainer.strategy.broadcast(after))  # rounding must not make two processes choose differently
         pl_module.log("train/regrown", moved_share(before, self.suite.connections.edge_list))
 
-    def _latest(self, trainer: Any, batch_idx: int) -> Iterator[Trace]:
+    def _latest(self, trainer: Any, module: Any, batch_idx: int) -> Iterator[Trace]:
         """The batches up to this one, as this process saw them."""
-        lm, data = self.suite.lm, trainer.datamodule
+        data = trainer.datamodule
         for step in range(max(0, batch_idx + 1 - self.config.batches), batch_idx + 1):
             batch = data.batch(step, rank=trainer.global_rank, world_size=trainer.world_size)
-            yield lm.trace(*batch.to(lm.device))
+            yield module.trace(batch.to(self.suite.lm.device))
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         edges = self.suite.connections.edge_list
