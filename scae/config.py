@@ -5,6 +5,7 @@ configuration is refused within a second of the command.
 """
 
 import glob
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from scae.config_errors import ConfigError as ConfigError  # the name other modules raise is scae.config.ConfigError
-from scae.config_errors import cannot_run, explain
+from scae.config_errors import cannot_run, explain, shortened
 
 
 def _listed(value: Any) -> Any:
@@ -29,8 +30,8 @@ def _distinct(items: list[Any]) -> list[Any]:
 
 Stage = Literal["model", "pretrain", "select", "finetune", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, le=10**12)]  # far from what 64 bits hold, also times a batch or a megabyte
+Positive = Annotated[int, Field(ge=1, le=10**12)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -242,7 +243,7 @@ class TrainerConfig(Section):
     accumulate: Positive = Field(description="micro-steps an optimiser step")
     clip: Rate | None = Field(description="largest gradient norm of each dictionary; null: no clipping")
     chunk_mb: Positive = Field(description="bound on the pre-activations of one site held at a time")
-    checkpoint_minutes: Rate
+    checkpoint_minutes: Annotated[float, Field(gt=0, le=10**6)]
     worst_share_warning: Fraction = Field(
         description="share of a batch's loss or gradient in its worst 0.1 % of tokens above which the log warns, once"
     )
@@ -279,7 +280,7 @@ class Config(Section):
         description="stages to compute again, with everything made from them"
     )
     ckpt_path: str | None = Field(description="a checkpoint whose stage is resumed")
-    seed: Count
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     optimized_metric: str
 
 
@@ -358,7 +359,8 @@ def shape_problems(config: Config, *, d_model: int, n_layers: int) -> Iterator[s
 def _training_problems(config: Config) -> Iterator[str]:
     for key, loss in (("loss", config.loss), ("pretrain.loss", config.pretrain.loss)):
         if not any(getattr(loss, term).weight for term in Loss.model_fields):
-            yield f"{key}: every weight is 0; give at least one of {', '.join(Loss.model_fields)} a weight > 0"
+            weights = ", ".join(f"{key}.{term}.weight" for term in Loss.model_fields)
+            yield f"{key}: every weight is 0; needed: more than 0 for at least one of {weights}"
     for key, training in (("pretrain", config.pretrain), ("finetune", config.finetune)):
         if training.warmup + training.decay > 1:
             yield f"{key}.warmup={training.warmup} and {key}.decay={training.decay}: together at most 1"
@@ -374,7 +376,7 @@ def _choice_problems(config: Config) -> Iterator[str]:
     """Settings that would be ignored, or lack their other half."""
     data, connectivity = config.data, config.connectivity
     if data.max_tokens is not None and data.max_tokens < data.context:
-        yield f"data.max_tokens={data.max_tokens}: less than one window of data.context={data.context}"
+        yield f"data.max_tokens={data.max_tokens}: less than one window; needed: at least data.context={data.context}"
     if data.packing == "document" and data.separator not in ("auto", "none"):
         yield (
             f"data.separator={data.separator}: data.packing=document puts one document in a window, nothing between "
@@ -410,7 +412,7 @@ def _missing_files(config: Config) -> Iterator[str]:
     if isinstance(config.model, LocalModel):
         folder = Path(config.model.path)
         for name in ("config.json", "tokenizer.json"):
-            if not (folder / name).is_file():
+            if not os.path.isfile(folder / name):
                 yield f"model.path={config.model.path}: no {name} there; needed: a Hugging Face model directory"
                 break
     if isinstance(config.data, TextData):
@@ -419,8 +421,8 @@ def _missing_files(config: Config) -> Iterator[str]:
         except ConfigError as error:
             yield str(error)
     for key, path in (("connectivity.path", config.connectivity.path), ("ckpt_path", config.ckpt_path)):
-        if path is not None and not Path(path).is_file():
-            yield f"{key}={path}: no such file"
+        if path is not None and not os.path.isfile(path):  # also where no file can have that name
+            yield f"{key}={shortened(path)}: no such file"
 
 
 def text_files(path: str | list[str]) -> list[Path]:
@@ -428,16 +430,19 @@ def text_files(path: str | list[str]) -> list[Path]:
     ConfigError where there is nothing to read."""
     found: list[Path] = []
     for pattern in [path] if isinstance(path, str) else path:
-        wanted = Path(pattern).expanduser()
-        matches = [wanted] if wanted.exists() else [Path(match) for match in glob.glob(str(wanted), recursive=True)]
+        wanted = os.path.expanduser(pattern)
+        matches = [wanted] if os.path.exists(wanted) else glob.glob(wanted, recursive=True)
         if not matches:
-            raise ConfigError(f"data.path={pattern}: no such file, folder or glob")
-        for match in matches:
+            raise ConfigError(f"data.path={shortened(pattern)}: no such file, folder or glob")
+        for match in map(Path, matches):
             found += sorted(match.rglob("*")) if match.is_dir() else [match]
     readable = (file for file in found if file.suffix.lower() in (".txt", ".jsonl", ".parquet") and file.is_file())
     files = sorted({file.resolve() for file in readable})
     if not files:
         raise ConfigError(f"data.path={path}: no .txt, .jsonl or .parquet file there")
+    for file in files:
+        if not os.access(file, os.R_OK):
+            raise ConfigError(f"data.path: {file} cannot be read: permission denied")
     if not any(file.stat().st_size for file in files):
         raise ConfigError(f"data.path={path}: an empty corpus, every one of its {len(files)} files has 0 bytes")
     return files

@@ -28,6 +28,8 @@ WORDS = {
     "value_error": "{error}",
 }
 
+LONGEST_SHOWN = 200  # characters of a value
+
 
 class ConfigError(ValueError):
     """A configuration that cannot run: says which key, what was found and what is allowed."""
@@ -48,11 +50,13 @@ def explain(error: ValidationError, values: Mapping[str, Any], schema: type[Base
         path, item, found = _locate(problem, values)
         key = ".".join(path)
         if problem["type"] == "extra_forbidden":
-            yield unknown_key(key, known_keys(path[:-1], values, schema))
+            yield unknown_key(key, known_keys(path[:-1], values, schema)) + _of_kind(path[:-1], values)
         elif problem["type"] == "missing":
-            yield f"{key}: missing; it was removed with ~, or the chosen group does not set it"
+            yield f"{key}: missing; it was removed with ~, or the chosen group does not set it" + _of_kind(
+                path[:-1], values
+            )
         else:
-            where = f"{key}{item}={_shown(found)}"
+            where = f"{key}{item}={shown(found)}"
             allowed.setdefault((key, where), []).append(_allowed(problem, path, values, schema))
     in_items = {key for key, where in allowed if where.startswith(f"{key}[")}
     for (key, where), choices in allowed.items():
@@ -126,6 +130,12 @@ def _is_kind(section: type[BaseModel], kind: object) -> bool:
     return field is not None and kind in get_args(field.annotation)
 
 
+def _of_kind(path: list[str], values: Mapping[str, Any]) -> str:
+    """The kind that decides which keys the section at `path` has; empty where it has no kind."""
+    kind = lookup(values, [*path, "kind"])
+    return f" ({'.'.join([*path, 'kind'])}={kind}; the group sets all keys of its kind)" if kind is not None else ""
+
+
 def _locate(problem: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[list[str], str, Any]:
     """Key, position in a list and value of a problem, without the names pydantic adds for the branches of a union."""
     path: list[str] = []
@@ -165,11 +175,16 @@ def _allowed(problem: Mapping[str, Any], path: list[str], values: Mapping[str, A
     return f"{text} or null" if nullable else text
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """As the command line writes it: null and true, and text in quotes so that 'abc' is seen to be no number."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """A value that an error shows: the beginning of a long one."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text):,} characters)"
 
 
 def nearest(found: str, names: Iterable[str]) -> str:

@@ -30,7 +30,16 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, Interpolation
 from scae.artifacts import is_first_process
 from scae.artifacts.artifact import COMMAND
 from scae.config import Config
-from scae.config_errors import ConfigError, cannot_run, lookup, missing_value, nearest, unknown_choice, unknown_key
+from scae.config_errors import (
+    ConfigError,
+    cannot_run,
+    lookup,
+    missing_value,
+    nearest,
+    shortened,
+    unknown_choice,
+    unknown_key,
+)
 from scae.failures import ArtifactError, NonFiniteError
 from scae.openmp import CHOSEN, sleep_while_waiting
 from scae.provenance import commit
@@ -208,7 +217,7 @@ def _message(error: Exception, failures: dict[Path, str]) -> str | None:
     if isinstance(error, OmegaConfBaseException):
         return f"the configuration cannot run: {error.full_key}: {_first_line(error)}"
     if isinstance(error, ValueError):  # how Hydra refuses flags that exclude each other, and group=null
-        return f"{error} (the command line: {' '.join(sys.argv[1:])})"
+        return f"{error} (the command line: {shortened(' '.join(sys.argv[1:]))})"
     return None
 
 
@@ -222,7 +231,12 @@ def _composition_message(error: CompactHydraException) -> str:
         return str(cannot_run([unknown_choice(group, choice, error.options)]))
     if isinstance(error, OverrideParseException):
         example = "'ckpt_path=\"epoch=1.ckpt\"'"
-        return f"{error.override}: {_first_line(error)}; a value with = , : or brackets needs quotes, like {example}"
+        override = shortened(str(error.override))
+        return f"{override}: {_first_line(error)}; a value with = , : or brackets needs quotes, like {example}"
+    if isinstance(cause, OmegaConfBaseException):
+        override = shortened(str(error).removeprefix("Error merging override "))
+        needed = "a list where a list stands, a section where a section stands; every ${ closed by }"
+        return str(cannot_run([f"{override}: {_first_line(cause)}; needed: {needed}"]))
     return "\n".join(str(part) for part in (error, cause) if part is not None and str(part)) or type(error).__name__
 
 
