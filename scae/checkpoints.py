@@ -25,6 +25,6 @@ def damage_of(checkpoint: Path) -> str | None:
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             bad = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        return str(error)
+    except Exception as error:  # one byte is enough to break any part of a reader of zip files
+        return f"{type(error).__name__}: {error}"
     return f"the checksum of {bad} is wrong" if bad else None

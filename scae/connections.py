@@ -180,7 +180,15 @@ class Connections:
                     return cls.complete(layout)
                 return cls(
                     layout,
-                    {s: Inputs(file.get_tensor(f"{s}.crow"), file.get_tensor(f"{s}.up")) for s in layout.sites},
+                    {s: Inputs(_vector(file, f"{s}.crow"), _vector(file, f"{s}.up")) for s in layout.sites},
                 )
         except Exception as error:  # whatever a damaged file breaks on, the reader of the message needs its name
             raise ValueError(f"{path} is no connections file of scae: {error}") from error
+
+
+def _vector(file: safe_open, name: str) -> Int[Tensor, " _"]:
+    """A tensor of a connections file; raises ValueError where it is no vector of int32."""
+    found = file.get_tensor(name)
+    if found.dtype != torch.int32 or found.ndim != 1:
+        raise ValueError(f"{name}: {found.dtype} of shape {list(found.shape)}; needed: a vector of int32")
+    return found

@@ -84,7 +84,7 @@ class Artifact:
         note = self.folder / "artifact.json"
         try:
             sizes, _facts = self._note()["files"].items(), self.facts()["seconds"]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             return f"{note} is damaged ({type(error).__name__}: {error})"
         for name, size in sizes:
             file = self.folder / name

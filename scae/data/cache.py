@@ -68,7 +68,7 @@ def _open(
     try:
         unknown = json.loads((folder / "artifact.json").read_text())["unknown"]
         return unknown, *(TokenWindows.load(folder / f"{side}.safetensors") for side in ("train", "heldout"))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         tell("%s is damaged and is made again (%s)", folder, error)
         return None
 

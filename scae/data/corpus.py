@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scae.config import ConfigError, HubData, StdlibData, TextData, text_files
+from scae.failures import some
 from scae.hub import use_what_is_here_if_unreachable
 
 Data = StdlibData | TextData | HubData
@@ -168,7 +169,7 @@ def _read_parquet(file: Path, field: str) -> Iterator[str]:
 
     try:
         table = ParquetFile(file)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise ConfigError(f"data.path: {file} is no parquet file: {error}") from None
     with table:
         if field not in table.schema_arrow.names:
@@ -217,7 +218,7 @@ def _text_of(row: dict[str, Any], field: str, where: str) -> str:
 
 
 def _no_field(field: str, where: str, found: list[str]) -> ConfigError:
-    return ConfigError(f"data.field={field}: {where} has no such field; found: {', '.join(found) or 'none'}")
+    return ConfigError(f"data.field={field}: {where} has no such field; found: {some(found, 10) or 'none'}")
 
 
 def _digest(file: Path) -> str:

@@ -35,11 +35,7 @@ def load(folder: Path, lm: LanguageModel) -> Suite:
     for name in ("suite.json", "suite.safetensors"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no suite: {name} is missing")
-    note = json.loads((folder / "suite.json").read_text())
-    if note["format"] != FORMAT:
-        raise ValueError(f"{folder / 'suite.json'}: format {note['format']}, this version reads {FORMAT}")
-    suite = Suite.from_config(Sae.model_validate(note["sae"]), [Site.parse(site) for site in note["sites"]], lm)
-    suite.threshold_pass = note["threshold_pass"]
+    suite = _described(folder / "suite.json", lm)
     try:
         tensors = load_file(folder / "suite.safetensors")
     except SafetensorError as error:
@@ -51,5 +47,22 @@ def load(folder: Path, lm: LanguageModel) -> Suite:
         except RuntimeError as error:
             raise ValueError(f"{folder / 'suite.safetensors'}: {site} does not fit suite.json: {error}") from error
     if (folder / "connections.safetensors").is_file():
-        suite.connect(Connections.load(folder / "connections.safetensors"))
+        connections = Connections.load(folder / "connections.safetensors")
+        try:
+            suite.connect(connections)
+        except ValueError as error:
+            raise ValueError(f"{folder / 'connections.safetensors'} does not fit suite.json: {error}") from error
     return suite.to(lm.device)
+
+
+def _described(file: Path, lm: LanguageModel) -> Suite:
+    """The suite that a `suite.json` describes, its weights still those of a new one."""
+    try:
+        note = json.loads(file.read_text())
+        if note["format"] != FORMAT:
+            raise ValueError(f"format {note['format']}, this version reads {FORMAT}")
+        suite = Suite.from_config(Sae.model_validate(note["sae"]), [Site.parse(site) for site in note["sites"]], lm)
+        suite.threshold_pass = note["threshold_pass"]
+    except Exception as error:  # whatever a damaged file breaks on, the reader of the message needs its name
+        raise ValueError(f"{file} is no description of a suite: {error}") from error
+    return suite
