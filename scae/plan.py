@@ -18,7 +18,7 @@ from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, T
 from scae.data import corpus_fingerprint, windows_of
 
 Pass = Literal["pruned", "plain"]
-VERSIONS: dict[Stage, int] = {"model": 1, "pretrain": 1, "select": 1, "finetune": 1, "evaluate": 1}
+VERSIONS: dict[Stage, int] = {"model": 1, "pretrain": 1, "select": 2, "finetune": 1, "evaluate": 2}
 """Part of the name of whatever a stage makes. Raise the number of a stage when the same configuration gives another
 result than before (a bug is fixed, a default inside the code changes, a file gets another format), so that nobody goes
 on with what the old code made; not when only speed, memory or the log change. What follows is renamed with it."""

@@ -89,9 +89,9 @@ class Stages:
         return train_and_heldout(self.config.data, self.lm.tokenizer, self.plan.root)
 
     def sample(self, tokens: int) -> Iterator[Trace]:
-        """Clean runs on about `tokens` tokens of the training text, drawn from everywhere in it."""
+        """Clean runs on about `tokens` tokens of the training text, drawn from everywhere in it, no window twice."""
         train = self.windows[0]
-        count = max(1, tokens // self.config.data.context)
+        count = min(max(1, tokens // self.config.data.context), len(train))
         drawn = WindowModule(train=train, batch_size=count, steps=1, seed=self.config.seed).indices(0)
         for indices in drawn.split(self.config.evaluation.batch_size):
             yield self._trace(train.batch(indices))
