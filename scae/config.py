@@ -180,7 +180,7 @@ class BlockMse(Section):
 
 class LogitKl(Section):
     weight: Weight
-    temperature: Rate
+    temperature: Annotated[float, Field(gt=0, le=10**6)]
 
 
 class CrossEntropy(Section):

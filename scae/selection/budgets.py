@@ -60,6 +60,8 @@ def by_score(
     candidates: dict[Site, Candidates], importance: dict[Site, Float[Tensor, " down"]], C: int, spread: int
 ) -> Chosen:
     """The first C / spread of every feature, then the most important of all, as many as `even`; ties by order."""
+    if not candidates:  # no site reads from another
+        return {}
     total = sum(int(_first(these, C).sum()) for these in candidates.values())
     measure = torch.cat(
         [

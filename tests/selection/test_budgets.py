@@ -132,3 +132,7 @@ def test_a_unit_of_a_site_changes_no_choice(lm: LanguageModel, trace: Trace, mak
         dictionary.W_dec.data /= 4
         dictionary.ceiling *= 4
         assert chosen(suite, trace) == before
+
+
+def test_a_suite_of_one_site_has_nothing_to_spend_on() -> None:
+    assert by_score({}, {}, C=4, spread=2) == {}
