@@ -433,7 +433,7 @@ def test_only_the_first_process_writes_a_suite(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("sae=vanilla", "sae.expansion=4", "sae.k=null"),
+        ("sae=vanilla", "sae.expansion=4"),
         ("sae=batchtopk", "sae.expansion=4", "sae.k=4"),
         ("connectivity=all",),
         ("connectivity=none",),

@@ -2,19 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
-from scae.config import Sae
+from scae.config import AnySae
 from scae.connections import Connections
 from scae.lm import LanguageModel
 from scae.sites import Site
 from scae.suite.suite import Suite
 
-FORMAT = 2
+FORMAT = 3
 
 
-def save(suite: Suite, sae: Sae, folder: Path) -> None:
+def save(suite: Suite, sae: AnySae, folder: Path) -> None:
     """Write the dictionaries, and their connections unless the suite has all of them."""
     tensors = {
         f"{site}.{name}": value.detach().cpu().contiguous()
@@ -34,9 +36,10 @@ def load(folder: Path, lm: LanguageModel) -> Suite:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no suite: {name} is missing")
     note = json.loads((folder / "suite.json").read_text())
-    if note["format"] != FORMAT:
-        raise ValueError(f"{folder / 'suite.json'}: format {note['format']}, this version reads {FORMAT}")
-    suite = Suite.from_config(Sae.model_validate(note["sae"]), [Site.parse(site) for site in note["sites"]], lm)
+    if note["format"] not in (2, FORMAT):
+        raise ValueError(f"{folder / 'suite.json'}: format {note['format']}, this version reads 2 and {FORMAT}")
+    sae: AnySae = TypeAdapter(AnySae).validate_python(_by_kind(note["sae"]) if note["format"] == 2 else note["sae"])
+    suite = Suite.from_config(sae, [Site.parse(site) for site in note["sites"]], lm)
     tensors = load_file(folder / "suite.safetensors")
     for site in suite.sites:
         own = {name.removeprefix(f"{site}."): t for name, t in tensors.items() if name.startswith(f"{site}.")}
@@ -47,3 +50,10 @@ def load(folder: Path, lm: LanguageModel) -> Suite:
     if (folder / "connections.safetensors").is_file():
         suite.connect(Connections.load(folder / "connections.safetensors"))
     return suite.to(lm.device)
+
+
+def _by_kind(sae: dict[str, Any]) -> dict[str, Any]:
+    """The section of format 2, in which every type of dictionary had the keys of all, as its type has it now."""
+    kind = {"relu": "vanilla", "topk": "topk", "batchtopk": "batchtopk"}[sae["activation"]]
+    others = {"vanilla": {"k", "threshold_rate"}, "topk": {"l1", "threshold_rate"}, "batchtopk": {"l1"}}[kind]
+    return {"kind": kind} | {key: value for key, value in sae.items() if key not in others | {"activation"}}
