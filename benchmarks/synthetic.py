@@ -188,5 +188,5 @@ def connect(suite: Suite, sizes: Sizes, method: str, *, seed: int = 0) -> None:
         chunk_mb=256,
         path=None,
     )
-    connections, _ = choose(config, suite, [model.draw(seed=seed + 1)], seed=seed)
+    connections, _ = choose(config, suite, lambda: [model.draw(seed=seed + 1)], seed=seed)
     suite.connect(connections)

@@ -1,5 +1,6 @@
 """The checkpoint of an unfinished stage, and how to tell whose it is before anything heavy is imported."""
 
+import zipfile
 from pathlib import Path
 
 from scae.config import ConfigError
@@ -17,3 +18,13 @@ def read_identity(checkpoint: Path) -> dict:
         return dict(content["hyper_parameters"])
     except Exception as error:
         raise ConfigError(f"ckpt_path={checkpoint}: no checkpoint of a stage of scae ({error})") from error
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """What is wrong with the file, all of which is read; None where every byte is as it was written."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        return str(error)
+    return f"the checksum of {bad} is wrong" if bad else None

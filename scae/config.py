@@ -245,10 +245,14 @@ class Evaluation(Section):
 
 
 class TrainerConfig(Section):
-    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    accelerator: Literal["auto", "cpu", "cuda"] = Field(
+        description="auto: cuda where it is there, else cpu; never Apple's mps, which has no float64"
+    )
     devices: Literal["auto"] | Positive
     num_nodes: Positive
-    strategy: Literal["auto", "ddp", "ddp_fork", "ddp_spawn"]
+    strategy: Literal["auto", "ddp"] = Field(
+        description="ddp starts each process by the command itself; a GPU cannot be used in a forked one"
+    )
     precision: Literal["32-true", "bf16-mixed"]
     accumulate: Positive = Field(description="micro-steps an optimiser step")
     clip: Rate | None = Field(description="largest gradient norm of each dictionary; null: no clipping")

@@ -8,13 +8,16 @@ import json
 import logging
 import os
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scae.artifacts import Artifact, Make, is_first_process
+from scae.artifacts import Artifact, Make, is_first_process, leading, writing
+from scae.artifacts.job import launched_by_others
 from scae.checkpoints import CHECKPOINT, read_identity
 from scae.config import STAGES, Config, ConfigError, Stage, TinyModel
+from scae.failures import ArtifactError
 from scae.memory import keep_freed_memory
 from scae.plan import Plan
 from scae.report import arms_table, print_remarks, remarks, terminal, write_run
@@ -26,21 +29,49 @@ log = logging.getLogger(__name__)
 
 def run(config: Config) -> float | None:
     """Run the stages asked for, with what they need; returns `optimized_metric` where it is known."""
-    plan = Plan(settle(config))
-    if config.force and is_first_process():
-        for artifact in plan.made_by(STAGES[min(map(STAGES.index, config.force)) :]):
-            artifact.discard()
-    if config.ckpt_path is not None:
-        adopt_checkpoint(plan, Path(config.ckpt_path))
-    Execution(plan).up_to(config.stages)
+    with _speaking(config):
+        plan = Plan(settle(config))
+        if is_first_process():
+            discard_forced(plan)
+            refuse_damaged(plan)
+        if config.ckpt_path is not None:
+            adopt_checkpoint(plan, Path(config.ckpt_path))
+        Execution(plan).up_to(config.stages)
     if "evaluate" not in config.stages or not is_first_process():
         return None
-    metrics = write_results(plan)
+    with writing(Path(config.paths.output)):
+        metrics = write_results(plan)
     if config.optimized_metric not in metrics:
         raise ConfigError(
             f"optimized_metric={config.optimized_metric}: not among the metrics; allowed: {', '.join(metrics)}"
         )
     return metrics[config.optimized_metric]
+
+
+def _speaking(config: Config) -> AbstractContextManager[None]:
+    """Where a job has several processes, the first tells the others what it decides."""
+    trainer = config.trainer
+    several = trainer.devices != 1 or trainer.num_nodes != 1 or trainer.strategy != "auto" or launched_by_others()
+    return leading(Path(config.paths.artifacts)) if several and is_first_process() else nullcontext()
+
+
+def discard_forced(plan: Plan) -> None:
+    """Remove what the forced stages make and all that is made from it; in a sweep, once for all jobs."""
+    forced = plan.config.force
+    if forced:
+        for artifact in plan.made_by(STAGES[min(map(STAGES.index, forced)) :]):
+            artifact.discard()
+
+
+def refuse_damaged(plan: Plan) -> None:
+    """Raises ArtifactError where a finished stage has lost a file, before anything is computed from it."""
+    last = max(map(STAGES.index, plan.config.stages))
+    for stage in STAGES[: last + 1]:
+        for artifact in plan.made_by([stage]):
+            if artifact.is_complete and (damage := artifact.damage()):
+                stages = plan.config.stages
+                more = "" if stage in stages else f"stages=[{','.join([stage, *stages])}] "
+                raise ArtifactError(f"{damage}; {more}force=[{stage}] makes it again")
 
 
 class Execution:
@@ -80,11 +111,12 @@ class Execution:
         self._build("evaluate", self.plan.evaluate, self.stages.evaluate)
 
     def _build(self, stage: str, artifact: Artifact, make: Make, *, together: bool = False) -> None:
-        if artifact.is_complete:
-            log.info("%s: reused from %s", stage, artifact.folder)
-            return
+        was_there = artifact.is_complete
         artifact.build(make, together=together)
-        log.info("%s: done in %.0f s, %s", stage, artifact.facts()["seconds"], artifact.folder)
+        if was_there:
+            log.info("%s: reused from %s", stage, artifact.folder)
+        else:
+            log.info("%s: done in %.0f s, %s", stage, artifact.facts()["seconds"], artifact.folder)
 
 
 def adopt_checkpoint(plan: Plan, checkpoint: Path) -> None:

@@ -10,9 +10,9 @@ import json
 import logging
 import os
 import re
-import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,14 +28,27 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
 from scae.artifacts import is_first_process
+from scae.artifacts.artifact import COMMAND
 from scae.config import Config
 from scae.config_errors import ConfigError, cannot_run, lookup, missing_value, nearest, unknown_choice, unknown_key
-from scae.failures import NonFiniteError
-from scae.relaunch import DEPTH, check_launch, overrides, pin_job_argv, release_job, stop_processes
+from scae.failures import ArtifactError, NonFiniteError
+from scae.openmp import CHOSEN, sleep_while_waiting
+from scae.provenance import commit
+from scae.relaunch import (
+    DEPTH,
+    check_launch,
+    end_with_parent,
+    is_launched,
+    overrides,
+    pin_job_argv,
+    release_job,
+    stop_processes,
+)
+from scae.stopping import Stopped, stops_at_signals
 from scae.whole_files import write_text
 
 log = logging.getLogger(__name__)
-EXPLAINED = (ConfigError, NonFiniteError)  # their message says all, a traceback would hide it
+EXPLAINED = (ConfigError, NonFiniteError, ArtifactError)  # their message says all, a traceback would hide it
 
 Task = Callable[[DictConfig], float | None]
 
@@ -49,20 +62,25 @@ def command(*, config_path: str, config_name: str) -> Callable[[Task], Callable[
         @functools.wraps(task)
         def main() -> None:
             failures: dict[Path, str] = {}
+            asleep = sleep_while_waiting(os.environ)
             inherited = frozenset(os.environ)
             show_all = os.environ.get("HYDRA_FULL_ERROR") == "1" and DEPTH not in os.environ
 
             @functools.wraps(task)
             def job(config: DictConfig) -> float | None:
+                if asleep:
+                    log.info(CHOSEN)
                 return _run_job(task, config, inherited, failures)
 
             start = hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(job)
-            with _environment():
+            with _environment(), stops_at_signals():
                 try:
                     check_launch()
+                    if is_launched():
+                        end_with_parent()
                     start()
-                except KeyboardInterrupt:
-                    _leave("interrupted; the same command continues where it stopped", code=130)
+                except Stopped as stop:
+                    _leave(stop.args[0], stop.status)
                 except Exception as error:
                     message = _message(error, failures)
                     if show_all or message is None:
@@ -117,6 +135,14 @@ def _run_job(task: Task, config: DictConfig, inherited: frozenset[str], failures
         if multirun:
             raise  # the other jobs still run
         raise SystemExit(1) from error  # said already; Hydra would say it again
+    except Stopped as stop:
+        if "LOCAL_RANK" not in inherited:
+            stop_processes()
+        write("stopped", stop.args[0])
+        if first_process:
+            log.warning("%s", stop)
+        # The process that started this one says how the job ended, and would be killed if this one failed before it.
+        raise SystemExit(0 if is_launched() else stop.status) from stop
     except BaseException as error:
         write("failed", f"interrupted ({type(error).__name__})")
         raise
@@ -134,7 +160,7 @@ def _write_record(directory: Path, started: float, status: str, error: str | Non
         "error": error,
         "overrides": overrides(job.overrides.task),
         "choices": {group: name for group, name in job.runtime.choices.items() if not group.startswith("hydra/")},
-        "commit": _commit(),
+        "commit": commit(),
         "seconds": round(time.monotonic() - started, 3),
     }
     write_text(directory / "job.json", json.dumps(record, indent=2) + "\n")
@@ -144,24 +170,13 @@ def _no_record(status: str, error: str | None) -> None:
     """The other processes of a job leave the record to the first."""
 
 
-@functools.cache
-def _commit() -> str | None:
-    """The commit of this code, with `-dirty` where files differ from it; None outside a repository."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            describe, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Have Hydra raise its errors instead of printing them, and count the launches; both end with the command."""
-    before = {name: os.environ.get(name) for name in ("HYDRA_FULL_ERROR", DEPTH)}
+    """Have Hydra raise its errors instead of printing them, count the launches, and give the command a name that the
+    processes started for its jobs inherit; all of it ends with the command."""
+    before = {name: os.environ.get(name) for name in ("HYDRA_FULL_ERROR", DEPTH, COMMAND)}
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ[COMMAND] = before[COMMAND] or uuid.uuid4().hex[:12]
     os.environ[DEPTH] = str(int(before[DEPTH] or 0) + 1)
     try:
         yield

@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scae.artifacts import Artifact, fingerprint
-from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, TinyModel
-from scae.data import corpus_fingerprint
+from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, TinyModel
+from scae.data import corpus_fingerprint, windows_of
 
 Pass = Literal["pruned", "plain"]
+VERSIONS: dict[Stage, int] = {"model": 1, "pretrain": 1, "select": 1, "finetune": 1, "evaluate": 1}
+"""Part of the name of whatever a stage makes. Raise the number of a stage when the same configuration gives another
+result than before (a bug is fixed, a default inside the code changes, a file gets another format), so that nobody goes
+on with what the old code made; not when only speed, memory or the log change. What follows is renamed with it."""
+
 SELECTION_DEPENDS_ON = {
     "none": (),
     "all": (),
@@ -57,18 +62,15 @@ class Plan:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        data = self.config.data
-        section = data.model_dump(mode="json") | {"separator": data.settled_separator}
-        return {"data": section, "corpus": corpus_fingerprint(data)}
+        """The text, by its content: where it lies is left out."""
+        return {"data": windows_of(self.config.data), "corpus": corpus_fingerprint(self.config.data)}
 
     @cached_property
     def model(self) -> Artifact | None:
         """The embedded model, trained here; None where the model comes from elsewhere."""
         if not isinstance(self.config.model, TinyModel):
             return None
-        return Artifact(
-            self.root, "model", self.data | {"model": self.config.model.model_dump(), "seed": self.config.seed}
-        )
+        return self._artifact("model", self.data | {"model": self.config.model.model_dump(), "seed": self.config.seed})
 
     @cached_property
     def model_identity(self) -> Any:
@@ -82,27 +84,24 @@ class Plan:
     @cached_property
     def pretrain(self) -> Artifact:
         config = self.config
-        return Artifact(
-            self.root,
-            "pretrain",
-            self.data
-            | {"model": self.model_identity, "training": config.pretrain.model_dump(mode="json")}
-            | {"sites": config.sites.model_dump(), "sae": config.sae.model_dump()}
-            | self._trainer(),
-        )
+        made_from = self.data | {"training": config.pretrain.model_dump(mode="json")}
+        made_from |= {"sites": config.sites.model_dump(), "sae": config.sae.model_dump()} | self._trainer()
+        if self.model is not None:
+            return self._artifact("pretrain", made_from, self.model.name)
+        return self._artifact("pretrain", made_from | {"model": self.model_identity})
 
     def select(self, selection: Selection) -> Artifact:
         connectivity = selection.connectivity
         if selection.shuffled:
             degrees_of = self.select(Selection(connectivity))
-            return Artifact(self.root, "select", {"shuffled": True, "seed": self.config.seed}, (degrees_of.name,))
+            return self._artifact("select", {"shuffled": True, "seed": self.config.seed}, degrees_of.name)
         relevant = {name: getattr(connectivity, name) for name in SELECTION_DEPENDS_ON[connectivity.method]}
         if connectivity.method == "file":
             relevant["path"] = fingerprint_file(Path(connectivity.path or ""))
         if (connectivity.method, connectivity.scope, connectivity.budget) == ("contribution", "joint", "by_score"):
             relevant |= {"budget": connectivity.budget, "spread": connectivity.spread}
         made_from = {"method": connectivity.method, "seed": self.config.seed} | relevant
-        return Artifact(self.root, "select", made_from, (self.pretrain.name,))
+        return self._artifact("select", made_from, self.pretrain.name)
 
     def finetune(self, one: Finetuned) -> Artifact:
         config = self.config
@@ -114,7 +113,7 @@ class Plan:
         if one.regrow is not None:
             made_from["regrow"] = one.regrow.model_dump()
         upstream = [self.pretrain.name] + ([self.select(one.selection).name] if one.selection else [])
-        return Artifact(self.root, "finetune", made_from | self._trainer(), tuple(upstream))
+        return self._artifact("finetune", made_from | self._trainer(), *upstream)
 
     @property
     def pruned(self) -> Finetuned:
@@ -157,7 +156,7 @@ class Plan:
         upstream = [self.finetune(self.pruned).name, self.select(self.random).name]
         upstream += [self.finetune(twin).name for twin in self.twins.values()]
         made_from = {"evaluation": self.config.evaluation.model_dump(), "C": self.config.connectivity.C}
-        return Artifact(self.root, "evaluate", made_from, tuple(upstream))
+        return self._artifact("evaluate", made_from, *upstream)
 
     @property
     def selections(self) -> list[Selection]:
@@ -175,6 +174,9 @@ class Plan:
             "evaluate": [self.evaluate],
         }
         return [artifact for stage in stages for artifact in by_stage[stage]]
+
+    def _artifact(self, stage: Stage, made_from: dict[str, Any], *upstream: str) -> Artifact:
+        return Artifact(self.root, stage, made_from, upstream, VERSIONS[stage])
 
     def _trainer(self) -> dict[str, Any]:
         """What of the trainer decides the result. Devices are left out: a batch is counted over all of them."""

@@ -4,9 +4,11 @@ Under `-m` that would be the whole sweep again, in a directory of another time s
 environment would make the next one pair up with the wrong processes.
 """
 
+import multiprocessing
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 from hydra._internal.utils import get_args_parser  # the one place that knows Hydra's flags
@@ -23,6 +25,7 @@ RANK_VARIABLES = (
     "MASTER_PORT",
 )  # Lightning's launcher sets them
 DEPTH = "SCAE_LAUNCH_DEPTH"  # 0: what the user typed; 1: a process that Lightning started for another device
+LOOK = 1.0  # seconds between two looks at whether the process that started this one is still there
 
 
 def pin_job_argv() -> None:
@@ -56,7 +59,7 @@ def release_job(inherited: frozenset[str]) -> None:
 
 
 def stop_processes() -> None:
-    """End the processes that Lightning started for a job that failed, and the thread that watches them.
+    """End the processes that Lightning started for a job that failed or was stopped, and the thread that watches them.
 
     They would wait for this process in their next collective; and the thread kills this process, with the jobs of the
     sweep that are still to come, when one of them ends with an error (seen, Lightning 2.6).
@@ -67,6 +70,25 @@ def stop_processes() -> None:
                 child.kill()
                 child.wait()
             vars(thread)["_child_processes"] = []
+    for process in multiprocessing.active_children():
+        process.kill()
+
+
+def is_launched() -> bool:
+    """Whether Lightning started this process for another device of a job."""
+    return int(os.environ[DEPTH]) > 1
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it is gone, killed perhaps: it could wait for it for ever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def check_launch() -> None:

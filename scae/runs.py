@@ -12,7 +12,8 @@ from scae.suite.files import load
 def load_suite(run: str | Path, *, finetuned: bool = True) -> tuple[Suite, LanguageModel]:
     """The pruned suite of a run directory, ready for `suite(lm.trace(text), mode="pruned")`, and its model.
 
-    finetuned: as it is after finetuning; False: the pretrained suite with the connections that were selected.
+    finetuned: as it is after finetuning; False: the pretrained suite with the connections that were selected,
+    whose thresholds (BatchTopK) belong to the pass of pretraining: `scae.suite.thresholds.learn` sets them for another.
     """
     folder = Path(run)
     if not (folder / "run.json").is_file():

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from scae.artifacts import Artifact
+from scae.artifacts import Artifact, is_first_process
 from scae.config import Config
 from scae.data import corpus_fingerprint, training_documents
 from scae.plan import Plan
@@ -26,6 +26,9 @@ def settle(config: Config) -> Config:
     if data.separator != "auto":
         return config
     choice = choice_for(config)
+    if is_first_process() and choice.is_complete and (damage := choice.damage()):
+        log.warning("%s: measured again", damage)
+        choice.discard()
     choice.build(partial(_measure, config))
     facts = choice.facts()
     log.info("data.separator: %s (%s)", facts["separator"], _why(facts))

@@ -32,19 +32,9 @@ class Site:
         return f"{self.layer}.{self.kind}"
 
     @property
-    def norm(self) -> str:
-        """The name of the normalisation that this module reads through."""
-        return "ln1" if self.kind == "attn" else "ln2"
-
-    @property
     def hook_out(self) -> str:
         """The TransformerLens name of the module's output."""
         return f"blocks.{self.layer}.hook_{self.kind}_out"
-
-    @property
-    def hook_scale(self) -> str:
-        """The TransformerLens name of the scale by which the module's input is divided."""
-        return f"blocks.{self.layer}.{self.norm}.hook_scale"
 
     @property
     def hook_pattern(self) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ from scae.data import (
 )
 from scae.evaluation import Arm, bypass_share, evaluate
 from scae.evaluation.unigram import unigram, unigram_ce, warn_if_no_better
+from scae.failures import ArtifactError
 from scae.lm import LanguageModel, Trace, check_borders, open_model
 from scae.lm.tiny import TinyTraining, build_tiny, save_tiny
 from scae.objectives import Objective
 from scae.plan import Finetuned, Plan, Selection, describe_loss
 from scae.selection import choose, describe, shuffled
-from scae.suite import Mode, Suite, choose_sites
+from scae.suite import Mode, Suite, choose_sites, thresholds
 from scae.suite.files import load, save
 from scae.training import (
     Place,
@@ -37,6 +39,7 @@ from scae.training import (
     SuiteTraining,
     WorstTokens,
     bound_from_data,
+    device,
     fit,
     moved_share,
     start_from_data,
@@ -59,10 +62,7 @@ class Stages:
     @cached_property
     def device(self) -> torch.device:
         """Where the stages that are no fit run."""
-        wanted = self.config.trainer.accelerator
-        if wanted in ("auto", "cuda") and torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if wanted == "mps" else "cpu")
+        return device(self.config.trainer.accelerator)
 
     @cached_property
     def lm(self) -> LanguageModel:
@@ -162,7 +162,8 @@ class Stages:
             stats = describe(connections)
         else:
             suite = self.suite(self.plan.pretrain.folder)
-            connections, stats = choose(connectivity, suite, self.sample(connectivity.tokens), seed=seed)
+            thresholds.learn(suite, self.sample(connectivity.tokens), "plain")  # the pass that scores are taken in
+            connections, stats = choose(connectivity, suite, partial(self.sample, connectivity.tokens), seed=seed)
         connections.save(folder / "connections.safetensors")
         log.info(
             "select: %s, %d connections, in-degree %.1f on average",
@@ -204,31 +205,51 @@ class Stages:
         plan = self.plan
         pretrained = plan.pretrain.folder
         pruned = Arm("pruned", self.suite(plan.finetune(plan.pruned).folder), "pruned")
+        plain = self.suite(pretrained)
         arms = [
-            Arm("plain", plain := self.suite(pretrained), "plain"),
-            Arm("dense", plain, "dense"),
+            Arm("plain", plain, "plain"),
+            Arm("dense", self.suite(pretrained) if thresholds.foreign(plain, "dense") else plain, "dense"),
             pruned,
             Arm("pruned_no_finetune", self.suite(pretrained, plan.chosen), "pruned"),
             Arm("random_no_finetune", self.suite(pretrained, plan.random), "pruned"),
         ]
         for name, twin in plan.twins.items():
             arms.append(Arm(name, self.suite(plan.finetune(twin).folder), twin.mode))
+        self._learn_thresholds(arms)
         metrics = evaluate(self.lm, arms, self.heldout)
         vocab = self.lm.paths.W_U.shape[1]
         metrics["lm/ce_unigram"] = unigram_ce(unigram(self.windows[0], vocab), self.heldout())
         metrics |= bypass_share(pruned, self.heldout())
         return {"metrics": metrics, "tokens": self.config.evaluation.tokens}
 
+    def _learn_thresholds(self, arms: list[Arm]) -> None:
+        """Where an arm runs another pass than its suite's thresholds were learned in, learn them in its own."""
+        foreign = [arm for arm in arms if thresholds.foreign(arm.suite, arm.mode)]
+        if not foreign:
+            return
+        tokens = self.config.evaluation.tokens
+        log.info(
+            "evaluate: thresholds were learned in another pass than that of %s; set anew there, so that k activations "
+            "a token fire on average, on %d tokens of the training text",
+            ", ".join(arm.name for arm in foreign),
+            tokens,
+        )
+        for arm in foreign:
+            thresholds.learn(arm.suite, self.sample(tokens), arm.mode)
+
     def suite(self, folder: Path, selection: Selection | None = None) -> Suite:
         """A stored suite: with the connections that a selection chose, or with those that it was stored with."""
-        suite = load(folder, self.lm)
+        with _repaired_by(folder):
+            suite = load(folder, self.lm)
         suite.chunk_mb = self.config.trainer.chunk_mb
         if selection is not None:
             suite.connect(self._connections(selection))
         return suite
 
     def _connections(self, selection: Selection) -> Connections:
-        return Connections.load(self.plan.select(selection).folder / "connections.safetensors")
+        folder = self.plan.select(selection).folder
+        with _repaired_by(folder):
+            return Connections.load(folder / "connections.safetensors")
 
     def _train(
         self,
@@ -270,3 +291,13 @@ class Stages:
 
     def _place(self, stage: str, folder: Path) -> Place:
         return Place(stage, folder, Path(self.config.paths.output).name)
+
+
+@contextmanager
+def _repaired_by(folder: Path) -> Iterator[None]:
+    """Add to the error of a file that cannot be read which stage makes it again."""
+    try:
+        yield
+    except ValueError as error:
+        stage = folder.name.partition("-")[0]
+        raise ArtifactError(f"{error}; force=[{stage}] makes it again") from error

@@ -14,7 +14,7 @@
 | vocab     | v      | next-token distribution                                             |
 """
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 
 Stream = Float[Tensor, "batch pos d_model"]
@@ -23,4 +23,4 @@ Stream = Float[Tensor, "batch pos d_model"]
 Live = Bool[Tensor, "batch pos"]
 """Text: neither a prepended BOS, nor a separator, nor padding. Every other position keeps the model's own values."""
 
-__all__ = ["Bool", "Float", "Int", "Live", "Stream", "Tensor"]
+__all__ = ["Bool", "Float", "Int", "Int32", "Live", "Stream", "Tensor"]

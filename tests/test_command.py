@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -24,12 +25,14 @@ Run = Callable[..., Path]
 
 
 def task(config: DictConfig) -> float:
-    """Stands for train.py: checks, then an experiment that may fail or show what it was given."""
+    """Stands for train.py: checks, then an experiment that may fail, be stopped, or show what it was given."""
     checked = parse(values(config))
     if checked.seed == 7:
         raise RuntimeError("seven is unlucky")
     if checked.seed == 8:
         raise NonFiniteError("pretrain stopped\n  batch: micro-step 3")
+    if checked.seed > 1000:
+        os.kill(os.getpid(), checked.seed - 1000)
     directory = Path(HydraConfig.get().runtime.output_dir)
     (directory / "argv.json").write_text(json.dumps([*sys.argv[1:], f"hydra.run.dir={HydraConfig.get().run.dir}"]))
     (directory / "seen.json").write_text(json.dumps([checked.optimized_metric, checked.sites.layers, checked.seed]))
@@ -128,6 +131,90 @@ def test_training_that_stopped_is_told_without_a_traceback(
     assert message.endswith("ERROR: pretrain stopped\n  batch: micro-step 3\n")
     assert message.count("pretrain stopped") == 1
     assert job(tmp_path / "out")["error"] == "pretrain stopped batch: micro-step 3"
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_command_with_one_line_and_its_status(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path, signum: int, status: int
+) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(SystemExit) as left:
+        run(f"seed={1000 + signum}")
+    assert left.value.code == status
+    told = f"stopped by {signal.Signals(signum).name}; the same command continues"
+    assert capsys.readouterr().err.count(told) == 1
+    assert next((tmp_path / "out").glob("*.log")).read_text().count(told) == 1
+    assert job(tmp_path / "out")["status"] == "stopped"
+    assert job(tmp_path / "out")["error"] == told
+    assert not (tmp_path / "out" / "seen.json").exists()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_ends_a_sweep_and_not_only_its_job(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run("-m", "seed=1,1015,2")
+    assert left.value.code == 143
+    assert capsys.readouterr().err.splitlines()[-1].endswith("stopped by SIGTERM; the same command continues")
+    assert [job(tmp_path / "out" / name)["status"] for name in "01"] == ["completed", "stopped"]
+    assert not (tmp_path / "out" / "2").exists()
+
+
+def test_a_signal_before_the_first_job(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scae.hydra_support.check_launch", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as left:
+        run()
+    assert left.value.code == 143
+    assert capsys.readouterr().err == "stopped by SIGTERM; the same command continues\n"
+
+
+def test_a_process_that_was_launched_for_a_job_leaves_the_status_to_the_first(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DEPTH, "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as left:
+        run("seed=1015")
+    assert left.value.code == 0
+    assert "stopped" not in capsys.readouterr().err
+
+
+def test_a_launched_process_ends_with_the_one_that_launched_it(tmp_path: Path) -> None:
+    """The first process is killed while the other one waits for it."""
+    other = f"""
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from scae.relaunch import end_with_parent
+end_with_parent()
+open("pid.part", "w").write(str(os.getpid()))
+os.rename("pid.part", "pid")
+time.sleep(60)
+"""
+    first = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {other!r}])"
+    process = subprocess.Popen([sys.executable, "-c", first], cwd=tmp_path)
+    until(lambda: (tmp_path / "pid").exists())
+    process.kill()
+    process.wait()
+    until(lambda: not is_alive(int((tmp_path / "pid").read_text())))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    patience = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_the_record_of_a_run(run: Run) -> None:

@@ -1,5 +1,6 @@
 """The experiment from end to end on a very small configuration: what is written, reused, resumed, recomputed."""
 
+import errno
 import json
 import logging
 import math
@@ -19,7 +20,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from scae.config import STAGES, Config, ConfigError, parse
-from scae.failures import NonFiniteError
+from scae.failures import ArtifactError, NonFiniteError
 from scae.hydra_support import values
 from scae.plan import Plan
 
@@ -427,6 +428,73 @@ def test_only_the_first_process_writes_a_suite(
         assert bool(list(folder.iterdir())) == written
 
 
+# damage
+
+
+def test_a_damaged_artifact_is_named_with_what_repairs_it(finished: Finished, made: list[str], tmp_path: Path) -> None:
+    """Before anything is computed; and what is advised works."""
+    root = tmp_path / "root"
+    shutil.copytree(finished.root, root)
+    config = variation(finished, tmp_path, f"paths.artifacts={root}")
+    plan = Plan(config)
+    broken = plan.finetune(plan.pruned).folder / "suite.safetensors"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    plan.evaluate.discard()
+    with pytest.raises(ArtifactError, match=r"suite\.safetensors is damaged .*; force=\[finetune\] makes it again"):
+        execute(config)
+    assert made == []
+    again = execute(config.model_copy(update={"force": ["finetune"]}))
+    assert made == ["finetune", "evaluate"]
+    assert again["pruned/ce"] == finished.metrics["pruned/ce"]
+
+
+def test_damage_that_keeps_the_size_is_named_when_it_is_read(finished: Finished, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(finished.root, root)
+    config = variation(finished, tmp_path, f"paths.artifacts={root}")
+    plan = Plan(config)
+    broken = plan.finetune(plan.pruned).folder / "suite.safetensors"
+    broken.write_bytes(bytes(broken.stat().st_size))
+    plan.evaluate.discard()
+    with pytest.raises(ArtifactError, match=r"suite\.safetensors is damaged.*; force=\[finetune\] makes it again"):
+        execute(config)
+
+
+def test_a_stage_that_is_not_asked_for_is_repaired_by_asking_for_it(finished: Finished, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(finished.root, root)
+    config = variation(finished, tmp_path, f"paths.artifacts={root}", "stages=[evaluate]")
+    (Plan(config).pretrain.folder / "artifact.json").write_text("")
+    with pytest.raises(
+        ArtifactError, match=r"artifact\.json is damaged.*; stages=\[pretrain,evaluate\] force=\[pretrain"
+    ):
+        execute(config)
+
+
+def test_a_corpus_that_is_moved_changes_no_name(finished: Finished, made: list[str], tmp_path: Path) -> None:
+    shutil.copytree(finished.root, tmp_path / "root")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(finished.folder / "text.jsonl", tmp_path / "elsewhere" / "text.jsonl")
+    places = (f"data.path={tmp_path / 'elsewhere'}", f"paths.artifacts={tmp_path / 'root'}")
+    before = sorted(path.name for path in (tmp_path / "root").iterdir() if path.is_dir())
+    execute(variation(finished, tmp_path, *places, "evaluation.twins=true", "force=[evaluate]"))
+    assert made == ["evaluate"]
+    assert sorted(path.name for path in (tmp_path / "root").iterdir() if path.is_dir()) == before
+
+
+def test_a_full_disk_at_the_end_is_one_error(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scae import experiment
+
+    def full(path: Path, text: str) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(experiment, "write_text", full)
+    with pytest.raises(ArtifactError, match=r"out cannot be written: no space is left \(.*metrics\.json\)"):
+        execute(variation(finished, tmp_path))
+
+
 # what can be chosen
 
 
@@ -434,7 +502,6 @@ def test_only_the_first_process_writes_a_suite(
     "overrides",
     [
         ("sae=vanilla", "sae.expansion=4"),
-        ("sae=batchtopk", "sae.expansion=4", "sae.k=4"),
         ("connectivity=all",),
         ("connectivity=none",),
         ("connectivity.C=0",),
@@ -456,6 +523,37 @@ def test_variations_run_to_the_end(finished: Finished, tmp_path: Path, overrides
         assert metrics["connectivity/bypass/1.mlp"] == pytest.approx(1.0)
     if overrides[0] == "sites=mlp":
         assert not [key for key in metrics if "attn" in key]
+
+
+@pytest.mark.parametrize("loss", ["recon", "e2e"])
+def test_every_arm_runs_at_thresholds_of_its_own_pass(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, loss: str
+) -> None:
+    """Pretrained in the plain pass or in the live model. A pass that a suite was trained in keeps what it learned."""
+    from scae import stages
+
+    caplog.set_level(logging.INFO, "scae")
+    arms: list[Any] = []
+    evaluate = stages.evaluate
+
+    def watched(lm: Any, compared: list[Any], heldout: Any) -> dict[str, float]:
+        arms.extend(compared)
+        return evaluate(lm, compared, heldout)
+
+    monkeypatch.setattr(stages, "evaluate", watched)
+    changes = ("sae=batchtopk", "sae.expansion=4", "sae.k=4", "pretrain.steps=4", "finetune.steps=3")
+    config = variation(finished, tmp_path, *changes, f"loss@pretrain.loss={loss}")
+    metrics = execute(config)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert {arm.name: arm.suite.threshold_pass for arm in arms} == {arm.name: arm.mode for arm in arms}
+    (said,) = [record.getMessage() for record in caplog.records if "another pass" in record.getMessage()]
+    foreign = ["plain"] * (loss == "e2e") + ["dense", "pruned_no_finetune", "random_no_finetune"]
+    assert f"that of {', '.join(foreign)};" in said
+    pruned = next(arm.suite for arm in arms if arm.name == "pruned")
+    plan = Plan(config)
+    stored = stages.Stages(config, plan).suite(plan.finetune(plan.pruned).folder)
+    for site in stored.sites:
+        assert pruned[site].activation.threshold == stored[site].activation.threshold
 
 
 def test_pretraining_in_the_live_model(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,6 +641,12 @@ def test_a_sweep_over_c_trains_the_model_and_the_suite_once(finished: Finished, 
 
     assert [count(kind) for kind in ("model", "tokens", "pretrain", "select", "finetune")] == [1, 1, 1, 4, 2]
     assert "Traceback" not in done.stderr
+    made = {path: path.stat().st_mtime_ns for path in root.glob("*/artifact.json")}
+    forced = subprocess.run([*command, "force=[pretrain]"], capture_output=True, timeout=300, **options)
+    assert forced.returncode == 0, forced.stderr[-4000:]
+    assert forced.stderr.count("pretrain: done in") == 1, "once for both jobs"
+    kept = {path.name.split("-")[0] for path in (p.parent for p in made if p.stat().st_mtime_ns == made[p])}
+    assert kept == {"model", "tokens"}
     sweep = tmp_path / "sweep"
     for job, C in (("0", 2), ("1", 8)):
         assert json.loads((sweep / job / "metrics.json").read_text())["connectivity/C"] == C

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from scae.config import Config, parse
 from scae.hydra_support import values
-from scae.plan import Plan
+from scae.plan import VERSIONS, Plan
 
 CONF = Path(__file__).parents[1] / "conf"
 STAGES = ("model", "pretrain", "select", "finetune", "evaluate")
@@ -163,6 +163,27 @@ def test_the_text_is_known_by_its_content(of: Of, tmp_path: Path) -> None:
     assert all(before[stage] != after[stage] for stage in STAGES)
 
 
+def test_a_text_that_is_moved_is_the_same_text(of: Of, tmp_path: Path) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text("one")
+    here, there, listed = (
+        names(of(f"data.path={path}"))
+        for path in (tmp_path / "here", tmp_path / "there", f"[{tmp_path / 'there' / 'a.txt'}]")
+    )
+    assert here == there == listed
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_version_of_a_stage_renames_it_and_what_follows(
+    of: Of, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = names(of())
+    monkeypatch.setitem(VERSIONS, stage, 99)
+    after = names(of())
+    assert {one for one in STAGES if before[one] != after[one]} == downstream_of(stage)
+
+
 def test_a_local_model_is_known_by_its_content(of: Of, tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_text("{}")
@@ -283,7 +304,7 @@ import sys
 from hydra import compose, initialize_config_dir
 from scae.config import parse
 from scae.hydra_support import values
-from scae.plan import Plan
+from scae.plan import VERSIONS, Plan
 with initialize_config_dir({str(CONF)!r}, version_base="1.3"):
     config = parse(values(compose("train", overrides=["paths.output=out", "data=text", "data.path=a.txt",
                                                       "evaluation.twins=true"])))

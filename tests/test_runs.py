@@ -11,10 +11,8 @@ from test_experiment import Finished, execute, finish, variation
 
 from scae.data import heldout_batches, train_and_heldout
 from scae.evaluation import Arm, evaluate
-from scae.plan import Plan
 from scae.runs import load_suite
 from scae.sites import Site
-from scae.suite.files import load
 from scae.training import moved_share
 
 TEXT = "ban kolo ris tame ba"
@@ -46,24 +44,6 @@ def test_the_example_of_the_readme(run: Finished, opened: Any) -> None:
     assert 0 < len(inputs) <= run.config.connectivity.C * run.config.connectivity.spread
     sizes = [abs(one.weight) for one in inputs]
     assert sizes == sorted(sizes, reverse=True)
-
-
-def test_a_suite_of_the_format_before_is_opened(run: Finished, opened: Any, tmp_path: Path) -> None:
-    """Format 2 had the keys of every type of dictionary in one section; 1 had no units and is refused."""
-    suite, lm = opened
-    folder = tmp_path / "suite"
-    shutil.copytree(Plan(run.config).pretrain.folder, folder)
-    note = json.loads((folder / "suite.json").read_text())
-    sae = {key: value for key, value in note["sae"].items() if key != "kind"}
-    others = {"activation": note["sae"]["kind"], "l1": 0.0, "threshold_rate": 0.02}
-    (folder / "suite.json").write_text(json.dumps(note | {"format": 2, "sae": sae | others}))
-    before, now = load(folder, lm), load(Plan(run.config).pretrain.folder, lm)
-    assert [before[site].activation.k for site in before.sites] == [4] * len(suite.sites)
-    for name, tensor in now.state_dict().items():
-        assert torch.equal(before.state_dict()[name], tensor)
-    (folder / "suite.json").write_text(json.dumps(note | {"format": 1}))
-    with pytest.raises(ValueError, match="format 1, this version reads 2 and 3"):
-        load(folder, lm)
 
 
 def test_connections_that_moved_are_those_that_are_evaluated_and_opened(run: Finished, tmp_path: Path) -> None:

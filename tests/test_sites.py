@@ -27,7 +27,6 @@ def test_what_is_no_site_is_refused_with_an_example(text: str) -> None:
 def test_hook_names() -> None:
     attn, mlp = Site(3, "attn"), Site(3, "mlp")
     assert (attn.hook_out, mlp.hook_out) == ("blocks.3.hook_attn_out", "blocks.3.hook_mlp_out")
-    assert (attn.hook_scale, mlp.hook_scale) == ("blocks.3.ln1.hook_scale", "blocks.3.ln2.hook_scale")
     assert attn.hook_pattern == mlp.hook_pattern == "blocks.3.attn.hook_pattern"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 _HOMES = {
     "documents": "corpus",
     "corpus_fingerprint": "corpus",
+    "windows_of": "corpus",
     "is_heldout": "corpus",
     "training_documents": "corpus",
     "train_tokenizer": "tokenizer",
@@ -34,6 +35,7 @@ __all__ = [
     "train_and_heldout",
     "train_tokenizer",
     "training_documents",
+    "windows_of",
 ]
 
 

@@ -6,20 +6,21 @@ The hash covers the data section, the documents and the tokenizer, so a changed 
 import hashlib
 import json
 import logging
-import platform
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from scae.artifacts import is_first_process, locked
+from scae.artifacts import is_first_process, locked, writing
 from scae.config import ConfigError
 from scae.data import corpus
 from scae.data.packing import WindowBuilder
 from scae.data.tokenizer import fingerprint
 from scae.data.unknown import warn_of_unknown
 from scae.data.windows import TokenWindows
+from scae.provenance import commit, versions
 
 log = logging.getLogger(__name__)
 
@@ -30,26 +31,46 @@ def train_and_heldout(
     """The windows to train on and those that only evaluation sees, from `cache` where they are there already.
 
     No document is on both sides. `data.max_tokens` is shared: training has 1 - `data.heldout` of it. One process
-    tokenises, others that ask for the same wait for it.
+    tokenises, others that ask for the same wait for it. A damaged folder is made again, with a warning.
 
-    Raises ConfigError where a side has no document or no window.
+    Raises ConfigError where a side has no document or no window, ArtifactError where `cache` cannot be written.
     """
     made_from = {
-        "data": data.model_dump(mode="json"),
+        "data": corpus.windows_of(data),
         "corpus": corpus.fingerprint(data),
         "tokenizer": fingerprint(tokenizer),
         "format": 2,
     }
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / f"tokens-{key}"
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with locked(cache / f"tokens-{key}.lock", folder.name):
-            if not folder.exists():
-                _make(data, tokenizer, folder, made_from)
+    found = _open(folder)
+    if found is None:
+        with writing(folder):
+            cache.mkdir(parents=True, exist_ok=True)
+            with locked(cache / f"tokens-{key}.lock", folder.name):
+                found = _open(folder, log.warning)  # another process may have made it in the meantime
+                if found is None:
+                    _make(data, tokenizer, folder, made_from)
+        found = found or _open(folder)
+    assert found is not None
+    unknown, train, heldout = found
     if is_first_process():
-        warn_of_unknown(json.loads((folder / "artifact.json").read_text())["unknown"])
-    return TokenWindows.load(folder / "train.safetensors"), TokenWindows.load(folder / "heldout.safetensors")
+        warn_of_unknown(unknown)
+    return train, heldout
+
+
+def _open(
+    folder: Path, tell: Callable[..., None] = log.debug
+) -> tuple[dict[str, Any], TokenWindows, TokenWindows] | None:
+    """What is known of unknown tokens, and both sides; None where they have to be made, after telling of damage."""
+    if not folder.exists():
+        return None
+    try:
+        unknown = json.loads((folder / "artifact.json").read_text())["unknown"]
+        return unknown, *(TokenWindows.load(folder / f"{side}.safetensors") for side in ("train", "heldout"))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        tell("%s is damaged and is made again (%s)", folder, error)
+        return None
 
 
 def _make(data: corpus.Data, tokenizer: PreTrainedTokenizerBase, folder: Path, made_from: dict[str, Any]) -> None:
@@ -83,12 +104,17 @@ def _make(data: corpus.Data, tokenizer: PreTrainedTokenizerBase, folder: Path, m
     temporary = folder.with_name(f".{folder.name}.tmp")  # one name is enough under the lock
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    sides: dict[str, dict[str, int]] = {}
-    for builder, name in ((train, "train"), (heldout, "heldout")):
-        windows = builder.finish()
-        windows.save(temporary / f"{name}.safetensors")
-        sides[name] = {"documents": builder.documents, "windows": len(windows), "tokens": windows.n_tokens}
-        log.info("%s: %s", name, ", ".join(f"{count:,} {what}" for what, count in sides[name].items()))
-    note = {"made_from": made_from, **sides, "unknown": train.unknown.facts(), "python": platform.python_version()}
-    (temporary / "artifact.json").write_text(json.dumps(note, indent=2) + "\n")
-    temporary.replace(folder)
+    try:
+        sides: dict[str, dict[str, int]] = {}
+        for builder, name in ((train, "train"), (heldout, "heldout")):
+            windows = builder.finish()
+            windows.save(temporary / f"{name}.safetensors")
+            sides[name] = {"documents": builder.documents, "windows": len(windows), "tokens": windows.n_tokens}
+            log.info("%s: %s", name, ", ".join(f"{count:,} {what}" for what, count in sides[name].items()))
+        note: dict[str, Any] = {"made_from": made_from, **sides, "unknown": train.unknown.facts()}
+        note |= {"versions": versions(), "commit": commit()}
+        (temporary / "artifact.json").write_text(json.dumps(note, indent=2) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scae.config import ConfigError, HubData, StdlibData, TextData, text_files
+from scae.hub import use_what_is_here_if_unreachable
 
 Data = StdlibData | TextData | HubData
 
@@ -72,6 +73,12 @@ def fingerprint(data: Data) -> str:
     else:
         facts = [data.name, data.config, data.split, data.field]
     return hashlib.sha256(json.dumps([data.kind, facts]).encode()).hexdigest()[:16]
+
+
+def windows_of(data: Data) -> dict[str, Any]:
+    """The data section as plain values, for a name: its separator settled, and without the place of the text, which
+    `fingerprint` knows by its content."""
+    return data.model_dump(mode="json", exclude={"path"}) | {"separator": data.settled_separator}
 
 
 def is_heldout(index: int, share: float) -> bool:
@@ -145,8 +152,11 @@ def _read_jsonl(file: Path, field: str) -> Iterator[str]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigError(f"data.path: {file}, line {number} is not JSON: {error}") from None
+            except (
+                ValueError,
+                RecursionError,
+            ) as error:  # also too many digits, too many brackets
+                raise ConfigError(f"data.path: {file}, line {number} is not JSON that can be read: {error}") from None
             if not isinstance(row, dict):
                 raise ConfigError(f"data.path: {file}, line {number} is no JSON object: {line.strip()[:60]}")
             yield _text_of(row, field, f"{file}, line {number}")
@@ -164,20 +174,25 @@ def _read_parquet(file: Path, field: str) -> Iterator[str]:
         if field not in table.schema_arrow.names:
             raise _no_field(field, str(file), table.schema_arrow.names)
         row = 0
-        for rows in table.iter_batches(batch_size=1024, columns=[field]):
-            for text in rows.column(0).to_pylist():
-                yield _text_of({field: text}, field, f"{file}, row {row}")
-                row += 1
+        try:
+            for rows in table.iter_batches(batch_size=1024, columns=[field]):
+                for text in rows.column(0).to_pylist():
+                    yield _text_of({field: text}, field, f"{file}, row {row}")
+                    row += 1
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ConfigError(f"data.path: {file} is damaged after row {row}: {error}") from None
 
 
 def _read_hub(data: HubData) -> Iterator[str]:
-    from datasets import load_dataset
+    use_what_is_here_if_unreachable()
+    from datasets import load_dataset  # which reads when it is imported whether it is offline
 
     try:
         rows = load_dataset(data.name, data.config, split=data.split, streaming=True)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"data.name={data.name} (data.config={data.config}, data.split={data.split}): cannot be loaded: {error}"
+            f"data.name={data.name} (data.config={data.config}, data.split={data.split}): cannot be loaded: "
+            f"{str(error).strip().partition(chr(10))[0]}"
         ) from error
     for number, row in enumerate(rows):
         yield _text_of(row, data.field, f"data.name={data.name}, row {number}")
@@ -190,6 +205,14 @@ def _text_of(row: dict[str, Any], field: str, where: str) -> str:
     text = row[field]
     if text is not None and not isinstance(text, str):
         raise ConfigError(f"data.field={field}: {where} has {type(text).__name__} there; needed: text")
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ConfigError(
+            f"data.field={field}: {where} has {half} there, one half of a surrogate pair; needed: text that UTF-8 can "
+            "say, so remove or replace it"
+        ) from None
     return text or ""
 
 

@@ -1,12 +1,14 @@
 """Held-out numbers of every arm, on the same tokens, as ratios of corpus sums in float64.
 
-ce               -mean log q(next token), nats a token, where a text token is followed by one
+ce               -mean log q(next token), nats a token, where a text token is followed by one; what the model foretells
+                 from a BOS, which sees no text, is left out, for the model itself (`lm/ce`) as for every arm
 ce_diff          ce of the arm - ce of the model
 ce_recovered     (ce_zero - ce) / (ce_zero - ce of the model); ce_zero: every module with a dictionary writes 0
 kl               mean KL(model || arm)
 top1             share of the positions where both predict the same token
 fvu/<site>       sum ||y - yhat||^2 / sum ||y - mean y||^2, the mean over the whole corpus
-l0/<site>        mean number of activations > 0 a token
+l0/<site>        mean number of activations > 0 a token. BatchTopK: at thresholds learned in the arm's own pass: in its
+                 training, or on training text before it is evaluated (`scae.suite.thresholds`)
 dead/<site>      share of the features that never fire on these tokens
 connected_recovered   (ce of the `none` twin - ce) / (ce of the `none` twin - ce of the model)
 above_dense      ce of the arm - ce of the `dense_finetuned` twin, the ceiling of any choice of connections
@@ -18,7 +20,7 @@ from dataclasses import replace
 import torch
 
 from scae.evaluation.arms import Arm
-from scae.evaluation.sums import ArmSums, Moments
+from scae.evaluation.sums import ArmSums, Moments, add_predictions, at_scored
 from scae.lm import LanguageModel, Trace
 from scae.sites import Site
 from scae.suite import SuiteOutput
@@ -38,14 +40,19 @@ def evaluate(lm: LanguageModel, arms: list[Arm], traces: Callable[[], Iterable[T
     sums = {arm.name: ArmSums(list(arm.suite.sites)) for arm in arms}
     for arm in arms:
         arm.suite.eval()
+    constants = {
+        "zero": {site: torch.zeros_like(moments.mean(site)) for site in sites},
+        "mean": {site: moments.mean(site) for site in sites},
+    }
     for trace in traces():
-        references["model"].add(_untouched(trace), trace, lm)
-        references["zero"].add(
-            _ablated(trace, {site: torch.zeros_like(moments.mean(site)) for site in sites}), trace, lm
-        )
-        references["mean"].add(_ablated(trace, {site: moments.mean(site) for site in sites}), trace, lm)
+        residuals = {"model": at_scored(_untouched(trace).residual(), trace)}
+        for name, values in constants.items():
+            residuals[name] = at_scored(_ablated(trace, values).residual(), trace)
         for arm in arms:
-            sums[arm.name].add(arm.suite(trace, mode=arm.mode), trace, lm)
+            out = arm.suite(trace, mode=arm.mode)
+            sums[arm.name].add(out, trace)
+            residuals[arm.name] = at_scored(out.residual(), trace)
+        add_predictions(references | sums, residuals, trace, lm.paths)
     ce, ce_zero = references["model"].ce, references["zero"].ce
     metrics = {"lm/ce": ce, "lm/ce_zero": ce_zero, "lm/ce_mean": references["mean"].ce}
     for name, arm_sums in sums.items():

@@ -1,13 +1,16 @@
 """Running sums over a corpus, in float64."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 
-from scae.lm import LanguageModel, Trace
-from scae.objectives import Comparison
+from scae.lm import LinearPaths, Trace
 from scae.sites import Site
 from scae.suite import SuiteOutput
-from scae.typing import Float, Tensor
+from scae.typing import Float, Int, Tensor
+
+LOGITS = 1 << 22  # numbers of each of the few tables positions x vocabulary that are held at a time, in float64
 
 
 class Moments:
@@ -44,20 +47,27 @@ class ArmSums:
         self._firings = dict.fromkeys(sites, 0)
         self._fired: dict[Site, Tensor] = {}
 
-    def add(self, out: SuiteOutput, trace: Trace, lm: LanguageModel) -> None:
-        comparison = Comparison(out, trace, lm.paths)
-        q, p = (F.log_softmax(x.double(), dim=-1) for x in (comparison.logits, comparison.clean_logits))
-        self.n_scored += len(comparison.targets)
+    def add(self, out: SuiteOutput, trace: Trace) -> None:
+        """What the dictionaries did; what follows from it for the predictions comes from `add_predictions`."""
         self.n_live += trace.n_live
-        self._ce -= float(q.gather(1, comparison.targets[:, None]).sum())
-        self._kl += float((p.exp() * (p - q)).sum())
-        self._agree += int((q.argmax(-1) == p.argmax(-1)).sum())
         for site in self.sites:
             error = (trace.outputs[site] - out.outputs[site])[trace.live]
             self._error[site] += float(error.double().square().sum())
             code = out.codes[site]
             self._firings[site] += int((code.value > 0).sum())
             self._fired[site] = code.fired() | self._fired.get(site, torch.zeros_like(code.fired()))
+
+    def compare(
+        self,
+        q: Float[Tensor, "scored vocab"],
+        p: Float[Tensor, "scored vocab"],
+        targets: Int[Tensor, " scored"],
+    ) -> None:
+        """Log-probabilities of the arm and of the model at some positions, and the tokens that followed."""
+        self.n_scored += len(targets)
+        self._ce -= float(q.gather(1, targets[:, None]).sum())
+        self._kl += float((p.exp() * (p - q)).sum())
+        self._agree += int((q.argmax(-1) == p.argmax(-1)).sum())
 
     @property
     def ce(self) -> float:
@@ -79,3 +89,33 @@ class ArmSums:
 
     def dead(self, site: Site) -> float:
         return 1.0 - float(self._fired[site].double().mean())
+
+
+def add_predictions(
+    sums: Mapping[str, ArmSums],
+    residuals: Mapping[str, Float[Tensor, "scored d_model"]],
+    trace: Trace,
+    paths: LinearPaths,
+) -> None:
+    """Compare what every arm predicts from its final stream at the scored positions with what the model does.
+
+    A few positions at a time: five tables of `LOGITS` float64 are held at most (or one position's), however long the
+    batch and however many the arms are; the model's predictions are computed once for all arms.
+    """
+    clean = at_scored(trace.stream(paths.modules), trace)
+    targets = trace.tokens[:, 1:][trace.scored]
+    step = max(1, LOGITS // paths.W_U.shape[1])
+    for start in range(0, len(targets), step):
+        part = slice(start, start + step)
+        p = _log_probabilities(clean[part], paths)
+        for name, arm in sums.items():
+            arm.compare(_log_probabilities(residuals[name][part], paths), p, targets[part])
+
+
+def at_scored(stream: Float[Tensor, "batch pos d_model"], trace: Trace) -> Float[Tensor, "scored d_model"]:
+    """The stream where a prediction is compared."""
+    return stream[:, :-1][trace.scored]
+
+
+def _log_probabilities(residual: Float[Tensor, "scored d_model"], paths: LinearPaths) -> Float[Tensor, "scored vocab"]:
+    return F.log_softmax(paths.logits(residual).double(), dim=-1)

@@ -87,9 +87,11 @@ class SparseCode:
         return out.index_put((self.row, self.col), self.value)
 
     def columns(self, features: slice) -> "SparseCode":
-        """The code of a run of features, numbered from its start."""
+        """The code of a run of features, numbered from its start. The rows are not kept: codes that are taken apart
+        like this are held for a whole sample."""
         inside = (self.col >= features.start) & (self.col < features.stop)
-        crow = pointers(torch.bincount(self.row[inside], minlength=self.n_tokens))
+        row = rows_of(self.crow, len(self.col))[inside]
+        crow = pointers(torch.bincount(row, minlength=self.n_tokens))
         support = Support(crow, self.col[inside] - features.start, features.stop - features.start)
         return SparseCode(support, self.value[inside])
 

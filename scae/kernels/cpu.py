@@ -155,7 +155,8 @@ def _array(tensor: Tensor) -> np.ndarray:
     """What numba sees of it. Positions are unsigned: compiled loops need not ask of each whether it counts from the
     end, which takes as long as what they do there."""
     array = tensor.detach().contiguous().numpy()
-    return array.view(np.uint64) if array.dtype == np.int64 else array
+    unsigned = {np.dtype(np.int64): np.uint64, np.dtype(np.int32): np.uint32}
+    return array.view(unsigned.get(array.dtype, array.dtype))
 
 
 def _by_column(crow: Int[Tensor, " row_plus_1"], col: Int[Tensor, " nnz"], n_cols: int) -> tuple[np.ndarray, ...]:

@@ -260,7 +260,7 @@ def _bag(start, stop, col, value, table, out, n_heads, r, ENTRIES: tl.constexpr,
     end = tl.load(stop + piece)
     for first in range(tl.load(start + piece), end, ENTRIES):
         entry = (first + tl.arange(0, ENTRIES))[:, None]
-        source = tl.load(col + entry, mask=entry < end, other=0)
+        source = tl.load(col + entry, mask=entry < end, other=0).to(tl.int64)
         inside = (entry < end) & (column < width)
         factor = tl.load(value + entry * n_heads + column // r, mask=inside, other=0)
         total += factor.to(sums) * tl.load(table + source * width + column, mask=inside, other=0).to(sums)
@@ -293,7 +293,7 @@ def _sampled(
     entry = tl.program_id(0).to(tl.int64) * ENTRIES + tl.arange(0, ENTRIES)
     live = entry < n_entries
     one = (tl.load(row + entry, mask=live, other=0) * n_heads + head) * r
-    other = (tl.load(col + entry, mask=live, other=0) * n_heads + head) * r
+    other = (tl.load(col + entry, mask=live, other=0).to(tl.int64) * n_heads + head) * r
     total = tl.zeros([ENTRIES, ACROSS], dtype=SUMS)
     for first in range(0, r, ACROSS):
         across = (first + tl.arange(0, ACROSS))[None, :]
@@ -320,7 +320,7 @@ def _spread(
             activation = tl.load(value + entry).to(out.dtype.element_ty)
             end = tl.load(ptr + feature + 1)
             for first in range(tl.load(ptr + feature), end, EDGES):
-                edge = (first + tl.arange(0, EDGES))[:, None]
+                edge = (first + tl.arange(0, EDGES)).to(tl.int64)[:, None]
                 to = row + tl.load(down + edge, mask=edge < end, other=0)
                 inside = (edge < end) & (head < n_heads)
                 factor = tl.load(weight + edge * n_heads + head, mask=inside, other=0)
@@ -343,8 +343,8 @@ def _grad_value(
         entry = first + tl.arange(0, ENTRIES)
         live = entry < end
         feature = tl.load(col + entry, mask=live, other=0)
-        begin = tl.load(ptr + feature, mask=live, other=0)[:, None]
-        stop = tl.load(ptr + feature + 1, mask=live, other=0)[:, None]
+        begin = tl.load(ptr + feature, mask=live, other=0).to(tl.int64)[:, None]
+        stop = tl.load(ptr + feature + 1, mask=live, other=0).to(tl.int64)[:, None]
         total = tl.zeros([ENTRIES, EDGES], dtype=SUMS)
         for step in range(0, tl.max(stop - begin), EDGES):
             edge = begin + step + tl.arange(0, EDGES)[None, :]
@@ -368,7 +368,7 @@ def _grad_weight(
     slot = tl.program_id(0).to(tl.int64) * EDGES + tl.arange(0, EDGES)
     live = slot < n_edges
     # by downstream end: programs that run at one time read the same few columns of `grad`
-    edge = tl.load(to_down + slot, mask=live, other=0)
+    edge = tl.load(to_down + slot, mask=live, other=0).to(tl.int64)
     feature = tl.load(up + edge, mask=live, other=0)
     column = head * n_down + tl.load(down + edge, mask=live, other=0)[:, None]
     begin = tl.load(firing + feature, mask=live, other=0)[:, None]

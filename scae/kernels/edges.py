@@ -1,11 +1,11 @@
 """The connections into one site, in the orders in which the kernels walk them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
 from scae.kernels.code import pointers, rows_of
-from scae.typing import Int, Tensor
+from scae.typing import Int, Int32, Tensor
 
 
 @dataclass(frozen=True)
@@ -16,35 +16,45 @@ class Edges:
     not the one in which a reader looks at a feature's inputs, is that of the weights. Backward walks the inputs of the
     features that were selected: what that needs is kept beside it.
 
-    ptr: `[up + 1]` where the out-edges of each upstream feature begin; up, down: `[edge]` the two ends.
+    ptr: `[up + 1]` where the out-edges of each upstream feature begin; down: `[edge]` their downstream ends.
     down_ptr: `[down + 1]` where the in-edges of each downstream feature begin in the same edges sorted by their
     downstream end; up_by_down: `[edge]` their upstream ends in that order; to_down, to_up: `[edge]` take one order to
     the other, `by_down = by_up[to_down]` and `by_up = by_down[to_up]`.
+
+    All int32: 16 bytes an edge, of which `up_by_down` is the list that the edges were made from. What multiplies one of
+    these numbers with a width has to widen it first.
     """
 
-    ptr: Int[Tensor, " up_plus_1"]
-    up: Int[Tensor, " edge"]
-    down: Int[Tensor, " edge"]
-    down_ptr: Int[Tensor, " down_plus_1"]
-    up_by_down: Int[Tensor, " edge"]
-    to_down: Int[Tensor, " edge"]
-    to_up: Int[Tensor, " edge"]
+    ptr: Int32[Tensor, " up_plus_1"]
+    down: Int32[Tensor, " edge"]
+    down_ptr: Int32[Tensor, " down_plus_1"]
+    up_by_down: Int32[Tensor, " edge"]
+    to_down: Int32[Tensor, " edge"]
+    to_up: Int32[Tensor, " edge"]
 
     @classmethod
     def from_csr(cls, crow: Int[Tensor, " down_plus_1"], up: Int[Tensor, " edge"], n_up: int) -> "Edges":
         """crow: where the in-edges of each downstream feature begin; up: their upstream features, below `n_up`."""
-        crow, up = crow.long(), up.long()
-        down = rows_of(crow, len(up))
+        crow, up = crow.int(), up.int()
         to_up = torch.argsort(up, stable=True)
-        to_down = torch.empty_like(to_up)
-        to_down[to_up] = torch.arange(len(to_up), device=up.device)
+        to_down = torch.empty_like(up)
+        to_down[to_up] = torch.arange(len(up), dtype=torch.int32, device=up.device)
         ptr = pointers(torch.bincount(up, minlength=n_up))
-        return cls(ptr, up[to_up], down[to_up], crow, up, to_down, to_up)
+        down = rows_of(crow, len(up))[to_up]
+        return cls(ptr.int(), down.int(), crow, up, to_down, to_up.int())
 
     def from_sources(self) -> tuple["Edges", Int[Tensor, " source"]]:
         """The same edges between the upstream features that have any, numbered anew, and which features those are."""
-        sources, up_by_down = torch.unique(self.up_by_down, return_inverse=True)
-        return Edges.from_csr(self.down_ptr, up_by_down, len(sources)), sources
+        sources = self.ptr.diff().nonzero()[:, 0]
+        number = torch.empty_like(self.ptr)
+        number[sources] = torch.arange(len(sources), dtype=torch.int32, device=sources.device)
+        ptr = torch.cat([self.ptr[sources], self.ptr[-1:]])
+        return replace(self, ptr=ptr, up_by_down=number[self.up_by_down]), sources
+
+    @property
+    def up(self) -> Int[Tensor, " edge"]:
+        """The upstream end of each edge; not stored, `ptr` says it."""
+        return rows_of(self.ptr, len(self))
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -60,4 +70,4 @@ class Edges:
         return len(self.down_ptr) - 1
 
     def __len__(self) -> int:
-        return len(self.up)
+        return len(self.down)

@@ -1,6 +1,7 @@
 """The frozen language model: load, fold, trace, splice, and its linear paths."""
 
-from scae.lm.load import UnsupportedModelError, check_borders, open_model, wrap
+from scae.lm.checks import UnsupportedModelError, check_borders
+from scae.lm.load import open_model, wrap
 from scae.lm.model import LanguageModel
 from scae.lm.paths import LinearPaths
 from scae.lm.trace import Trace

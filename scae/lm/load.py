@@ -1,134 +1,155 @@
 """Open a language model: a Hugging Face directory or name, folded and checked for what the passes rely on."""
 
-import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scae.failures import some
-from scae.lm.borders import visible
+from scae.config_errors import ConfigError
+from scae.hub import use_what_is_here_if_unreachable
+from scae.lm.checks import (
+    UnsupportedModelError,
+    check_blocks,
+    check_config,
+    check_exact,
+    check_faithful,
+    check_weights,
+    check_whole,
+    reference,
+)
 from scae.lm.model import LanguageModel
 from scae.lm.paths import LinearPaths
-from scae.sites import levels
-from scae.typing import Tensor
-
-log = logging.getLogger(__name__)
-SHOWN = 4  # names in an error
-
-
-class UnsupportedModelError(ValueError):
-    """A model whose modules are not linear in the stream once patterns and scales are frozen; names the fact."""
+from scae.typing import Float, Tensor
 
 
 def open_model(name: str | Path, *, dtype: str, prepend_bos: bool | str, revision: str | None = None) -> LanguageModel:
-    """A Hugging Face causal language model by its directory or hub name.
+    """A Hugging Face causal language model by its directory (a Path) or hub name.
 
     dtype: what the model itself runs in; the suite always computes in float32.
     prepend_bos: whether windows begin with a BOS; "auto": if the tokenizer has one.
+
+    Raises UnsupportedModelError, which says why, where the files are not there or not whole, where TransformerLens does
+    not run the model as transformers does, and where the linear paths do not reproduce it.
     """
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    try:
+        if not isinstance(name, Path):
+            use_what_is_here_if_unreachable()
+        hf, tokenizer = _load(name, dtype, revision)
+        theirs = reference(hf)
+        bos = tokenizer.bos_token_id is not None if prepend_bos == "auto" else bool(prepend_bos)
+        with _from_elsewhere(f"TransformerLens cannot run {type(hf).__name__}"):
+            model = wrap(_bridge(name, hf, tokenizer), tokenizer, bos=bos, dtype=torch.float32)
+            check_faithful(model, theirs)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"model {name}: {error}") from error
+    return model
+
+
+def _load(name: str | Path, dtype: str, revision: str | None) -> tuple[Any, Any]:
+    """The model as transformers runs it, and its tokenizer."""
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils.logging import disable_progress_bar
 
+    if isinstance(name, Path) and not name.is_dir():
+        raise UnsupportedModelError("no such folder")
     disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    with _from_elsewhere("cannot be loaded"):
+        config = AutoConfig.from_pretrained(name, **source)
+        check_config(config, dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), SUPPORTED_ARCHITECTURES)
+        tokenizer = AutoTokenizer.from_pretrained(name, **source)
         opened: Any = AutoModelForCausalLM.from_pretrained(
             name,
-            revision=revision,
             dtype=getattr(torch, dtype),
             attn_implementation="eager",
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that all of them are told at once
+            **source,
         )
-    except OSError as error:
-        raise ValueError(f"model {name} cannot be loaded: {error}") from error
     hf, loaded = opened
-    _check_whole(name, loaded)
+    check_whole(loaded)
+    check_weights(hf, tokenizer)
+    return hf.eval(), tokenizer
+
+
+def _bridge(name: str | Path, hf: Any, tokenizer: Any) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bridge = TransformerBridge.boot_transformers(
-            str(name), hf_model=hf.eval(), tokenizer=tokenizer, device="cpu", dtype=getattr(torch, dtype)
+        return TransformerBridge.boot_transformers(
+            str(name), hf_model=hf, tokenizer=tokenizer, device="cpu", dtype=hf.dtype
         )
-    bos = tokenizer.bos_token_id is not None if prepend_bos == "auto" else bool(prepend_bos)
-    return wrap(bridge, tokenizer, bos=bos, dtype=torch.float32)
-
-
-def _check_whole(name: str | Path, loaded: dict[str, Any]) -> None:
-    """Every weight that the config asks for is in the files, in its shape, and no other: transformers would draw what
-    is missing at random, and go on."""
-    mismatched = [key[0] if isinstance(key, tuple) else key for key in loaded["mismatched_keys"]]
-    kinds = (
-        ("missing", loaded["missing_keys"]),
-        ("of another shape", mismatched),
-        ("without a place in the model", loaded["unexpected_keys"]),
-    )
-    wrong = [f"{what}: {some(sorted(keys), SHOWN)}" for what, keys in kinds if keys]
-    if wrong:
-        raise UnsupportedModelError(f"model {name}: its weights are not those of its config.json; {'; '.join(wrong)}")
 
 
 def wrap(bridge: Any, tokenizer: Any, *, bos: bool, dtype: torch.dtype) -> LanguageModel:
     """Fold a bridge in place, take the weights of its linear paths in `dtype`, and check that they reproduce it."""
-    check_supported(bridge.cfg)
+    check_blocks(bridge)
+    cap = _logit_cap(bridge.cfg)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bridge.enable_compatibility_mode(
             no_processing=False,
             fold_ln=True,
             center_writing_weights=True,
-            center_unembed=True,
+            center_unembed=cap is None,
             fold_value_biases=True,
             refactor_factored_attn_matrices=False,
         )
     for module in bridge.modules():  # folding is done; what the mode adds to each run is NaN guards (measured: 1.7x)
         if getattr(module, "compatibility_mode", False):
             module.compatibility_mode = False
-    model = LanguageModel(bridge, tokenizer, _paths(bridge, dtype), bos=bos)
-    _check_exact(model)
+    model = LanguageModel(bridge, tokenizer, _paths(bridge, dtype, cap), bos=bos)
+    check_exact(model)
     return model
 
 
-def check_supported(cfg: Any) -> None:
-    """Raises UnsupportedModelError naming the config fact that rules a model out."""
-    facts = {
-        "normalization_type": (cfg.normalization_type in ("LN", "LNPre", "RMS", "RMSPre"), "LN or RMS"),
-        "use_normalization_before_and_after": (
-            not getattr(cfg, "use_normalization_before_and_after", False),
-            "False: a normalised output is not linear in the stream",
-        ),
-        "output_logits_soft_cap": (
-            (getattr(cfg, "output_logits_soft_cap", None) or -1.0) <= 0,
-            "none: logits are read linearly",
-        ),
-        "attn_only": (not getattr(cfg, "attn_only", False), "False: every layer needs an MLP"),
-    }
-    for fact, (supported, allowed) in facts.items():
-        if not supported:
-            raise UnsupportedModelError(f"this model has {fact}={getattr(cfg, fact)}; supported: {allowed}")
-
-
-def _paths(bridge: Any, dtype: torch.dtype) -> LinearPaths:
+def _paths(bridge: Any, dtype: torch.dtype, logit_cap: float | None) -> LinearPaths:
     cfg = bridge.cfg
     W_V, W_O = bridge.W_V.detach().to(dtype), bridge.W_O.detach().to(dtype)
-    W_U = bridge.W_U.detach().to(dtype)
     n_layers, d_model = W_V.shape[0], W_V.shape[2]
     b_O = _bias(bridge, "b_O", W_O.new_zeros(n_layers, d_model))
     b_V = _bias(bridge, "b_V", W_V.new_zeros(n_layers, W_V.shape[1], W_V.shape[3]))
     heads = b_V.repeat_interleave(W_O.shape[1] // W_V.shape[1], dim=1)
+    b_O = b_O + torch.einsum("lhr,lhrd->ld", heads, W_O)  # zero where folding moved b_V into b_O already
+    if hasattr(bridge.blocks[0], "ln1_post"):
+        if b_O.any():
+            raise UnsupportedModelError("attention with a bias below a normalisation of its output")
+        W_O = W_O * torch.stack([_gain(block.ln1_post, dtype) for block in bridge.blocks])[:, None, None]
+    W_U = bridge.W_U.detach().to(dtype)
+    gain = _gain(bridge.ln_final, dtype)
+    if not bool((gain == 1).all()):  # OLMo 2: TransformerLens folds no normalisation into it
+        W_U = W_U * gain[:, None]
     return LinearPaths(
         W_V=W_V,
         W_O=W_O,
-        b_O=b_O + torch.einsum("lhr,lhrd->ld", heads, W_O),  # zero where folding moved b_V into b_O already
+        b_O=b_O,
         W_U=W_U,
         b_U=_bias(bridge, "b_U", W_U.new_zeros(W_U.shape[1])),
         centred=cfg.normalization_type.startswith("LN"),
         eps=float(cfg.eps),
         parallel=bool(cfg.parallel_attn_mlp),
+        logit_cap=logit_cap,
     )
+
+
+def _logit_cap(cfg: Any) -> float | None:
+    cap = getattr(cfg, "output_logits_soft_cap", None)
+    return float(cap) if cap is not None and cap > 0 else None
+
+
+def _gain(norm: Any, dtype: torch.dtype) -> Float[Tensor, " d_model"]:
+    """By what a normalisation multiplies once it has divided by the scale; 1 where that is folded away."""
+    weight = getattr(norm, "weight", None)
+    if weight is None:
+        return torch.ones(1, dtype=dtype)
+    return weight.detach().to(dtype) + (1 if norm.uses_weight_offset else 0)
 
 
 def _bias(bridge: Any, name: str, zeros: Tensor) -> Tensor:
@@ -140,47 +161,14 @@ def _bias(bridge: Any, name: str, zeros: Tensor) -> Tensor:
     return zeros if value is None else value.detach().to(zeros.dtype)
 
 
-@torch.no_grad()
-def _check_exact(model: LanguageModel) -> None:
-    """The linear paths must give the model's own attention outputs and logits on random tokens.
-
-    The suite's exactness rests on this, and no list of config facts can promise it for a model yet to be written.
-    """
-    paths = model.paths
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(paths.W_U.shape[1], (2, 8), generator=generator).to(model.device)
-    trace = model.trace(tokens)
-    loose = 3e-2 if next(model.bridge.parameters()).dtype == torch.bfloat16 else 1e-3
-    stream = trace.embed
-    for level in levels(paths.modules, parallel=paths.parallel):
-        for site in level:
-            if site.kind == "attn":
-                _compare(paths.read(site, stream, trace), trace.outputs[site], f"attention output {site}", loose)
-        for site in level:
-            stream = stream + trace.outputs[site]
-    logits = model.bridge(tokens).to(paths.W_U.dtype).log_softmax(-1)
-    _compare(paths.logits(stream).log_softmax(-1), logits, "next-token distribution", loose)
-
-
-@torch.no_grad()
-def check_borders(model: LanguageModel) -> None:
-    """Raises UnsupportedModelError where hiding other documents does not change the model's attention patterns."""
-    documents = torch.tensor([[0, 1, 1, 1, 2, 2, 3, 3]], device=model.device)
-    trace = model.trace(documents, documents=documents)
-    hidden = ~visible(documents)[:, None]
-    assert trace.patterns is not None
-    crossing = [layer for layer, pattern in trace.patterns.items() if bool(pattern.masked_select(hidden).any())]
-    if crossing:
-        raise UnsupportedModelError(
-            f"data.attend_across=false: the attention of layers {crossing} crosses the borders of documents all the "
-            "same, its scores cannot be changed in this architecture; allowed: true"
-        )
-
-
-def _compare(ours: Tensor, theirs: Tensor, what: str, tolerance: float) -> None:
-    error = float((ours - theirs).norm() / theirs.norm())
-    if not error < tolerance:
-        raise UnsupportedModelError(
-            f"frozen linear paths do not reproduce the {what}: relative error {error:.1e}, allowed {tolerance:.0e}: "
-            "something in this architecture is not linear once attention patterns and normalisation scales are fixed"
-        )
+@contextmanager
+def _from_elsewhere(what: str) -> Iterator[None]:
+    """What other packages raise, whatever it is, as one error: damaged files and foreign architectures have no end."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0] or "no reason given"
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        raise UnsupportedModelError(f"{what}: {kind}{text}") from error

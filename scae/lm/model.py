@@ -74,53 +74,97 @@ class LanguageModel:
             tokens = text
             live = torch.ones_like(tokens, dtype=torch.bool) if live is None else live
         kept: dict[str, Tensor] = {}
-        names = {"blocks.0.hook_resid_pre"}
+        names: set[str | None] = {"blocks.0.hook_resid_pre"}
         for site in self.paths.modules:
-            names |= {site.hook_out, site.hook_scale} | ({site.hook_pattern} if patterns else set())
-        self._run(tokens, [(name, _keep(kept, name)) for name in sorted(names)], documents)
-        dtype = self.paths.W_U.dtype
+            names |= {site.hook_out, self._hook_scale(site)}
+            if patterns and site.kind == "attn":
+                names |= {site.hook_pattern, self._hook_scale_after(site)}
+        self._run(tokens, [(name, _keep(kept, name)) for name in sorted(filter(None, names))], documents)
+        dtype, device = self.paths.W_U.dtype, self.device.type
         kept = {name: value.to(dtype) for name, value in kept.items()}
+        unscaled = torch.ones_like(tokens[..., None], dtype=dtype)
+
+        def stream(name: str) -> Tensor:
+            return kept[name].view(*tokens.shape, -1)  # some models (OPT) have windows side by side in their MLPs
+
+        def scale(site: Site) -> Tensor:
+            name = self._hook_scale(site)
+            return unscaled if name is None else stream(name)
+
+        def pattern(site: Site) -> Tensor:
+            after = self._hook_scale_after(site)
+            weights = kept[site.hook_pattern]
+            return weights if after is None else weights / kept[after][:, None]
+
         return Trace(
             tokens=tokens,
             live=live,
-            embed=kept["blocks.0.hook_resid_pre"],
-            outputs={site: kept[site.hook_out] for site in self.paths.modules},
-            scales={site: kept[site.hook_scale] for site in self.paths.modules},
-            patterns={layer: kept[Site(layer, "attn").hook_pattern] for layer in range(self.paths.n_layers)}
+            embed=stream("blocks.0.hook_resid_pre"),
+            outputs={site: stream(site.hook_out) for site in self.paths.modules},
+            scales={site: scale(site) for site in self.paths.modules},
+            patterns={site.layer: pattern(site) for site in self.paths.modules if site.kind == "attn"}
             if patterns
             else None,
             documents=documents,
+            autocast=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
         )
 
-    def splice(
-        self, tokens: Int[Tensor, "batch pos"], replace: Replace, documents: Int[Tensor, "batch pos"] | None = None
-    ) -> dict[Site, Stream]:
-        """Run the model with every module's output passed through `replace`; attention and normalisations stay live.
+    def splice(self, trace: Trace, replace: Replace) -> dict[Site, Stream]:
+        """Run the model on what was traced with every module's output passed through `replace`; attention and
+        normalisations stay live.
 
-        Returns what each module wrote in the end; gradients flow through the model into `replace`.
+        The model computes in the precision of the trace, `replace` in its own: with nothing replaced the two runs are
+        equal, bit for bit. Returns what each module wrote in the end; gradients flow through the model into `replace`.
         """
         read: dict[Site, Tensor] = {}
         wrote: dict[Site, Tensor] = {}
         dtype = self.paths.W_U.dtype
 
         def keep_input(site: Site) -> Callable[..., None]:
-            return lambda value, hook: read.__setitem__(site, value.to(dtype))
+            return lambda value, hook: read.__setitem__(site, value.to(dtype).view(*trace.tokens.shape, -1))
 
         def rewrite(site: Site) -> Callable[..., Tensor]:
             def hook_fn(value: Tensor, hook: Any) -> Tensor:
-                out = value.to(dtype)
-                wrote[site] = replace(site, out if site.kind == "attn" else read[site], out)
-                return wrote[site].to(value.dtype)
+                out = value.to(dtype).view(*trace.tokens.shape, -1)
+                with self._autocast(None):
+                    wrote[site] = replace(site, out if site.kind == "attn" else read[site], out)
+                return wrote[site].to(value.dtype).view(value.shape)
 
             return hook_fn
 
         hooks: list[tuple[str, Callable]] = []
         for site in self.paths.modules:
             if site.kind == "mlp":
-                hooks.append((f"blocks.{site.layer}.ln2.hook_normalized", keep_input(site)))
+                hooks.append((self.hook_read(site), keep_input(site)))
             hooks.append((site.hook_out, rewrite(site)))
-        self._run(tokens, hooks, documents)
+        with self._autocast(trace.autocast):
+            self._run(trace.tokens, hooks, trace.documents)
         return wrote
+
+    def hook_read(self, site: Site) -> str:
+        """The TransformerLens name of what a module reads, centred and scaled."""
+        norm = self._norm(site)
+        return f"blocks.{site.layer}.{site.kind}.hook_in" if norm is None else f"{norm}.hook_normalized"
+
+    def _norm(self, site: Site) -> str | None:
+        """The normalisation that a module reads through: its own, or the only one of a parallel block; None in models
+        that normalise outputs alone."""
+        block = self.bridge.blocks[site.layer]
+        own = "ln1" if site.kind == "attn" else "ln2"
+        found = [name for name in (own, "ln1") if hasattr(block, name)]
+        return f"blocks.{site.layer}.{found[0]}" if found else None
+
+    def _hook_scale(self, site: Site) -> str | None:
+        norm = self._norm(site)
+        return None if norm is None else f"{norm}.hook_scale"
+
+    def _hook_scale_after(self, site: Site) -> str | None:
+        """The scale by which an attention output is divided before it joins the stream; None where it is not."""
+        after = hasattr(self.bridge.blocks[site.layer], "ln1_post")
+        return f"blocks.{site.layer}.ln1_post.hook_scale" if after else None
+
+    def _autocast(self, dtype: torch.dtype | None) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _run(
         self,

@@ -6,7 +6,9 @@ With its own scales s and attention patterns A held fixed, every module's readin
     an attention output is       x(q) = sum_h sum_k A_h(q,k) (P r(k) / s(k)) W_V_h W_O_h + b_O
 
 P subtracts the mean over d_model where the normalisation does (LayerNorm), and is the identity where it does not
-(RMSNorm). The virtual weight between a decoder row D_j and an encoder row E_i is what D_j moved along this path gives:
+(RMSNorm). Where outputs are normalised too (Gemma 2, OLMo 2), A_h(q,k) is the attention pattern over the frozen scale
+of that normalisation at q. The virtual weight between a decoder row D_j and an encoder row E_i is what D_j moved along
+this path gives:
 
     MLP                          E_i . P D_j
     attention, head h            (W_O_h E_i) . (P D_j W_V_h), a product in d_head
@@ -28,7 +30,8 @@ from scae.typing import Float, Stream, Tensor
 class LinearPaths:
     """The weights along the paths. W_V: `[layer, kv_head, d_model, d_head]`; W_O: `[layer, head, d_head, d_model]`;
     b_O: `[layer, d_model]`; W_U: `[d_model, vocab]`; b_U: `[vocab]`; centred: P subtracts the mean; eps: of the final
-    normalisation; parallel: attention and MLP of a layer read the same stream."""
+    normalisation; parallel: attention and MLP of a layer read the same stream; logit_cap: logits are kept below it by
+    a tanh, None where they are not."""
 
     W_V: Float[Tensor, "layer kv_head d_model d_head"]
     W_O: Float[Tensor, "layer head d_head d_model"]
@@ -38,6 +41,7 @@ class LinearPaths:
     centred: bool
     eps: float
     parallel: bool
+    logit_cap: float | None = None
 
     @property
     def n_layers(self) -> int:
@@ -103,9 +107,10 @@ class LinearPaths:
         return pattern.permute(0, 2, 3, 1).contiguous()
 
     def logits(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
-        """Next-token logits of a final residual stream; the final normalisation is live."""
+        """Next-token logits of a final residual stream; the final normalisation and the cap are live."""
         x = self.centre(residual)
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) @ self.W_U + self.b_U
+        logits = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) @ self.W_U + self.b_U
+        return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
     def _per_head(self, values: Tensor, *, axis: int) -> Tensor:
         """Share each key-value head between the heads that read it (grouped-query attention)."""

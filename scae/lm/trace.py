@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
+
 from scae.sites import Site
 from scae.typing import Bool, Float, Int, Live, Stream, Tensor
 
@@ -13,9 +15,11 @@ class Trace:
 
     tokens: `[batch, pos]`; live: `[batch, pos]` text positions; embed: `[batch, pos, d_model]` the stream before the
     first layer; outputs: what every module writes to the stream, `[batch, pos, d_model]`; scales: the number by which
-    each module's input is divided, `[batch, pos, 1]`; patterns: by layer, `[batch, head, query, key]`, None where the
-    pass to come does not move anything between positions; documents: `[batch, pos]` the number of the document where
-    attention stayed inside it (see `scae.lm.borders`), None where it could cross.
+    each module's input is divided, `[batch, pos, 1]`, 1 where it is not; patterns: by layer, how much of each key
+    reaches each query, `[batch, head, query, key]`, over the scale of the attention output's own normalisation where
+    it has one; None where the pass to come does not move anything between positions; documents: `[batch, pos]` the
+    number of the document where attention stayed inside it (see `scae.lm.borders`), None where it could cross;
+    autocast: what mixed precision rounded the model's products to, None where it was off.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -25,6 +29,7 @@ class Trace:
     scales: dict[Site, Float[Tensor, "batch pos 1"]]
     patterns: dict[int, Float[Tensor, "batch head query key"]] | None
     documents: Int[Tensor, "batch pos"] | None = None
+    autocast: torch.dtype | None = None
 
     @property
     def scored(self) -> Bool[Tensor, "batch pos_minus_1"]:

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
 from scae.lm import LinearPaths, Trace
+from scae.processes import averaged
 from scae.sites import Site
 from scae.suite import SuiteOutput
 from scae.typing import Bool, Float, Int, Stream, Tensor
@@ -54,12 +54,12 @@ class Comparison:
     @cached_property
     def n_live(self) -> Float[Tensor, ""]:
         """Text positions, the mean over devices."""
-        return over_devices(self.trace.live.sum().to(self.trace.embed.dtype))
+        return averaged(self.trace.live.sum().to(self.trace.embed.dtype))
 
     @cached_property
     def n_scored(self) -> Float[Tensor, ""]:
         """Predictions, the mean over devices."""
-        return over_devices(self.scored.sum().to(self.trace.embed.dtype))
+        return averaged(self.scored.sum().to(self.trace.embed.dtype))
 
     def at_positions(self, scored: Float[Tensor, " scored"]) -> Float[Tensor, "batch pos"]:
         """A number for every prediction, at the position that makes it; 0 elsewhere."""
@@ -71,19 +71,10 @@ class Comparison:
         return self.paths.logits(residual[:, :-1][self.scored])
 
 
-def over_devices(value: Tensor) -> Tensor:
-    """The mean of a statistic over the processes of a data-parallel run, so that each normalises by the whole batch."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    value = value.clone()
-    dist.all_reduce(value)
-    return value / dist.get_world_size()
-
-
 def _variation(target: Float[Tensor, "live d_model"]) -> Float[Tensor, ""]:
     """`sum ||y - mean y||^2`, its mean over devices; the mean of y is that of all of them."""
-    mean = over_devices(target.sum(0)) / over_devices(target.new_tensor(float(len(target))))
-    return over_devices((target - mean).square().sum())
+    mean = averaged(target.sum(0)) / averaged(target.new_tensor(float(len(target))))
+    return averaged((target - mean).square().sum())
 
 
 class Term(ABC):
@@ -208,7 +199,7 @@ class AuxK(Term):
         total = trace.embed.new_zeros(())
         for site, revived in out.revived.items():
             error = (trace.outputs[site] - out.outputs[site]).detach()[trace.live]
-            total = total + (error - revived[trace.live]).square().sum() / over_devices(error.square().sum())
+            total = total + (error - revived[trace.live]).square().sum() / averaged(error.square().sum())
         return total
 
 

@@ -25,7 +25,7 @@ class Job:
     name: of its directory
     overrides: by key, as given on the command line
     choices: the option chosen in each config group
-    status: completed, failed, running (or killed: a killed job says no more), or unknown
+    status: completed, failed, stopped, running (or killed: a killed job says no more), or unknown
     error: the first line of it, or ""
     seconds: what it took, or None
     metrics: empty where the evaluation did not happen

@@ -23,10 +23,11 @@ FILES = {
     ".hydra/config.yaml": "the whole config",
 }
 COLUMNS = (
-    "CE in nats per token, on held-out text: no BOS, separator or padding. ΔCE: above the model. CE rec.: share of the "
-    "way from zero ablation to the model. KL: model against arm. top-1: the arm's likeliest token is the model's. "
-    "FVU: fraction of variance unexplained over the whole held-out text, mean and largest over sites. L0: features "
-    "active per token, and dead: features that never fired in it, mean over sites."
+    "CE in nats per token, on held-out text: no BOS, separator or padding, and nothing foretold from a BOS alone, for "
+    "the model as for every arm. ΔCE: above the model. CE rec.: share of the way from zero ablation to the model. KL: "
+    "model against arm. top-1: the arm's likeliest token is the model's. FVU: fraction of variance unexplained over "
+    "the whole held-out text, mean and largest over sites. L0: features active per token, at thresholds (BatchTopK) "
+    "learned in the arm's own pass, and dead: features that never fired in it, mean over sites."
 )
 CONNECTED = " conn. rec.: share of the way from no connections (finetuned) to the model."
 CEILING = (

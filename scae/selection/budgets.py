@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from scae.selection.scores import Record
+from scae.selection.sample import Record
 from scae.sites import Site
 from scae.suite import Suite
 from scae.typing import Bool, Float, Int, Tensor

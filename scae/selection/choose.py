@@ -1,16 +1,16 @@
 """The choice of connections, and the numbers that describe it."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from scae.config import ConfigError, Connectivity
 from scae.connections import Connections, Inputs
-from scae.lm import Trace
 from scae.selection.budgets import Candidates, Chosen, by_score, even, importance
-from scae.selection.scores import chunks, mean_contributions, record
+from scae.selection.sample import Traces, record
+from scae.selection.scores import chunks, mean_contributions
 from scae.sites import Site
 from scae.suite import Suite
 from scae.typing import Float, Tensor
@@ -20,12 +20,11 @@ DRAWN = 1 << 24  # random numbers held at a time
 Score = Callable[[Site, slice], Float[Tensor, "down up"]]
 
 
-def choose(
-    config: Connectivity, suite: Suite, traces: Iterable[Trace], *, seed: int
-) -> tuple[Connections, dict[str, float]]:
+def choose(config: Connectivity, suite: Suite, traces: Traces, *, seed: int) -> tuple[Connections, dict[str, float]]:
     """The connections that `config` asks for, and `connectivity/*` statistics.
 
-    traces: a sample of the training text, read only where the method measures contributions.
+    traces: runs over a sample of the training text, called only where the method measures contributions: once for every
+    few layers whose attention patterns fit `chunk_mb` (`scae.selection.sample` says what is held).
     """
     layout = suite.layout
     kept: dict[str, float] = {}
@@ -53,27 +52,31 @@ def _uniform(suite: Suite, seed: int) -> Score:
     return score
 
 
-def _by_contribution(
-    config: Connectivity, suite: Suite, traces: Iterable[Trace]
-) -> tuple[Connections, dict[str, float]]:
+def _by_contribution(config: Connectivity, suite: Suite, traces: Traces) -> tuple[Connections, dict[str, float]]:
     """The strongest within the budget, and the share of all contributions that they hold."""
-    records = record(suite, traces)
+    sample = record(suite, traces, megabytes=config.chunk_mb)
+    tokens = max((one.live.numel() for one in sample.records), default=0)
 
     def score(site: Site, rows: slice) -> Tensor:
-        return mean_contributions(suite, site, rows, records, config.weighting)
+        return mean_contributions(suite, site, rows, sample, config.weighting)
 
     if config.budget == "even" or config.scope == "per_site":
-        candidates = _candidates(config, suite, score, config.C)
+        candidates = _candidates(config, suite, score, config.C, tokens=tokens)
         chosen = even(candidates)
     else:
-        candidates = _candidates(config, suite, score, config.C * config.spread)
-        weights = {site: importance(suite, site, records) for site in candidates}
+        candidates = _candidates(config, suite, score, config.C * config.spread, tokens=tokens)
+        weights = {site: importance(suite, site, sample.records) for site in candidates}
         chosen = by_score(candidates, weights, config.C, config.spread)
     return _connections(suite, candidates, chosen), _kept(candidates, chosen)
 
 
-def _candidates(config: Connectivity, suite: Suite, score: Score, count: int) -> dict[Site, Candidates]:
-    """Per feature, the `count` upstream features of the largest |score|, from all sites together or from each."""
+def _candidates(
+    config: Connectivity, suite: Suite, score: Score, count: int, *, tokens: int = 0
+) -> dict[Site, Candidates]:
+    """Per feature, the `count` upstream features of the largest |score|, from all sites together or from each.
+
+    tokens: of a batch that scores are summed over, see `chunks`.
+    """
     layout = suite.layout
     found = {}
     for site in layout.sites:
@@ -83,7 +86,7 @@ def _candidates(config: Connectivity, suite: Suite, score: Score, count: int) ->
         if config.scope == "per_site":
             blocks = [slice(o := layout.offset(up), o + layout.size(up)) for up in layout.upstream(site)]
         parts, whole = [], 0.0
-        for rows in chunks(suite, site, config.chunk_mb):
+        for rows in chunks(suite, site, config.chunk_mb, tokens=tokens):
             scores = score(site, rows).abs()
             whole += float(scores.sum())
             parts.append([_largest(scores[:, block], count, block.start) for block in blocks])

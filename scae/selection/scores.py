@@ -16,14 +16,13 @@ back to the keys, every score is a virtual weight times a sum over the entries o
 features x features is formed but the chunk of downstream features under work.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 
-from scae.kernels import SparseCode, tally
-from scae.lm import Trace
+from scae.kernels import tally
+from scae.selection.sample import R, Record, Sample
 from scae.sites import Site
 from scae.suite import Suite
 from scae.typing import Bool, Float, Tensor
@@ -31,67 +30,48 @@ from scae.typing import Bool, Float, Tensor
 Weighting = Literal["all", "firing", "activation"]
 
 
-@dataclass(frozen=True)
-class Record:
-    """What the scores need of one batch of a pass: of the plain one, where connections are chosen."""
-
-    trace: Trace
-    codes: dict[Site, SparseCode]
-
-
-R = TypeVar("R", bound=Record)
-
-
-@torch.no_grad()
-def record(suite: Suite, traces: Iterable[Trace]) -> list[Record]:
-    """Run the plain pass over a sample; the suite's inference thresholds apply."""
-    was_training = suite.training
-    suite.eval()
-    records = [Record(trace, suite(trace, mode="plain").codes) for trace in traces]
-    suite.train(was_training)
-    return records
-
-
-def chunks(suite: Suite, site: Site, megabytes: int) -> Iterator[slice]:
-    """Runs of features of `site` whose scores, by head, stay below `megabytes`."""
+def chunks(suite: Suite, site: Site, megabytes: int, *, tokens: int = 0) -> Iterator[slice]:
+    """Runs of features of `site` whose scores, by head, stay below `megabytes`, and their weights at so many tokens."""
     heads = suite.lm.paths.W_O.shape[1] if site.kind == "attn" else 1
     size = suite.layout.size(site)
-    step = max(1, megabytes * 2**20 // (4 * heads * max(1, suite.layout.n_upstream(site))))
+    step = max(1, megabytes * 2**20 // (4 * heads * max(1, tokens, suite.layout.n_upstream(site))))
     for start in range(0, size, step):
         yield slice(start, min(start + step, size))
 
 
 @torch.no_grad()
 def mean_contributions(
-    suite: Suite, site: Site, rows: slice, records: list[Record], weighting: Weighting
+    suite: Suite, site: Site, rows: slice, sample: Sample[Record], weighting: Weighting
 ) -> Float[Tensor, "down up"]:
     """The scores of all upstream features for the features `rows` of `site`."""
-    silent = _silent(site, rows, records)
+    silent = _silent(site, rows, sample.records)
 
     def weights(one: Record) -> Tensor:
         return _weights(one, site, rows, weighting, silent)
 
-    norm = torch.stack([weights(one).sum(0) for one in records]).sum(0)
-    return summed_contributions(suite, site, rows, records, weights) / norm.clamp_min(1e-12)[:, None]
+    norm = torch.stack([weights(one).sum(0) for one in sample.records]).sum(0)
+    return summed_contributions(suite, site, rows, sample, weights) / norm.clamp_min(1e-12)[:, None]
 
 
 @torch.no_grad()
 def summed_contributions(
-    suite: Suite, site: Site, rows: slice, records: list[R], weights: Callable[[R], Float[Tensor, "token down"]]
+    suite: Suite, site: Site, rows: slice, sample: Sample[R], weights: Callable[[R], Float[Tensor, "token down"]]
 ) -> Float[Tensor, "down up"]:
     """`sum_t w_i(t) c_ij(t)` over all records, whatever the weights are, of all upstream features for `rows`."""
-    paths, upstream = suite.lm.paths, suite.layout.upstream(site)
-    total: Tensor | float = 0.0
-    for one in records:
-        at_keys = _moved_back(one.trace, site, weights(one))
-        n_heads, n_rows = at_keys.shape[1:]
-        sums = torch.cat([tally(one.codes[up], at_keys.flatten(1)) for up in upstream])
-        total = total + sums.view(-1, n_heads, n_rows)
+    paths, layout, upstream = suite.lm.paths, suite.layout, suite.layout.upstream(site)
+    n_heads, n_rows = paths.W_O.shape[1] if site.kind == "attn" else 1, rows.stop - rows.start
+    total = suite[site].W_enc.new_zeros(layout.n_upstream(site), n_heads, n_rows)
+    patterns = sample.patterns(site.layer) if site.kind == "attn" else [None] * len(sample.records)
+    for one, pattern in zip(sample.records, patterns, strict=True):
+        at_keys = _moved_back(one, site, weights(one), pattern).flatten(1)
+        for up in upstream:
+            start = layout.offset(up)
+            total[start : start + layout.size(up)] += tally(one.codes[up], at_keys).view(-1, n_heads, n_rows)
     readers = paths.readers(site, suite[site].W_enc[rows] / suite[site].reads.scale)
     writers = torch.cat([paths.writers(site, suite[up].W_dec * suite[up].writes.scale) for up in upstream])
     score = torch.zeros(readers.shape[0], writers.shape[0], dtype=readers.dtype, device=readers.device)
     for h in range(readers.shape[1]):
-        score += readers[:, h] @ writers[:, h].T * total[:, h].T  # type: ignore[index]
+        score += readers[:, h] @ writers[:, h].T * total[:, h].T
     return score
 
 
@@ -103,8 +83,8 @@ def _silent(site: Site, rows: slice, records: list[Record]) -> Bool[Tensor, " do
 def _weights(
     one: Record, site: Site, rows: slice, weighting: Weighting, silent: Bool[Tensor, " down"]
 ) -> Float[Tensor, "token down"]:
-    live = one.trace.live.flatten()
-    dtype = one.trace.embed.dtype
+    live = one.live.flatten()
+    dtype = one.scales[site].dtype
     if weighting == "all":
         return live[:, None].to(dtype).expand(-1, len(silent))
     activations = one.codes[site].columns(rows).dense()
@@ -112,11 +92,15 @@ def _weights(
     return torch.where(silent, live[:, None].to(dtype), weights)
 
 
-def _moved_back(trace: Trace, site: Site, weights: Float[Tensor, "token down"]) -> Float[Tensor, "token head down"]:
+def _moved_back(
+    one: Record,
+    site: Site,
+    weights: Float[Tensor, "token down"],
+    pattern: Float[Tensor, "batch head query key"] | None,
+) -> Float[Tensor, "token head down"]:
     """The weights of each query, at the positions whose contributions reach it, over the scale there."""
-    if site.kind == "mlp":
-        return (weights / trace.scales[site].reshape(-1, 1))[:, None]
-    assert trace.patterns is not None
-    batch, pos = trace.live.shape
-    moved = torch.einsum("bhqk,bqf->bkhf", trace.patterns[site.layer], weights.view(batch, pos, -1))
-    return (moved / trace.scales[site][..., None]).flatten(0, 1)
+    if pattern is None:
+        return (weights / one.scales[site].reshape(-1, 1))[:, None]
+    batch, pos = one.live.shape
+    moved = torch.einsum("bhqk,bqf->bkhf", pattern, weights.view(batch, pos, -1))
+    return (moved / one.scales[site][..., None]).flatten(0, 1)

@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scae.config import AnySae
@@ -13,7 +13,7 @@ from scae.lm import LanguageModel
 from scae.sites import Site
 from scae.suite.suite import Suite
 
-FORMAT = 3
+FORMAT = 4
 
 
 def save(suite: Suite, sae: AnySae, folder: Path) -> None:
@@ -25,6 +25,7 @@ def save(suite: Suite, sae: AnySae, folder: Path) -> None:
     }
     save_file(tensors, folder / "suite.safetensors")
     note = {"format": FORMAT, "sae": sae.model_dump(), "sites": [str(site) for site in suite.sites]}
+    note["threshold_pass"] = suite.threshold_pass
     (folder / "suite.json").write_text(json.dumps(note, indent=2) + "\n")
     if not suite.connections.edge_list.is_complete:
         suite.connections.edge_list.save(folder / "connections.safetensors")
@@ -36,11 +37,15 @@ def load(folder: Path, lm: LanguageModel) -> Suite:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no suite: {name} is missing")
     note = json.loads((folder / "suite.json").read_text())
-    if note["format"] not in (2, FORMAT):
-        raise ValueError(f"{folder / 'suite.json'}: format {note['format']}, this version reads 2 and {FORMAT}")
-    sae: AnySae = TypeAdapter(AnySae).validate_python(_by_kind(note["sae"]) if note["format"] == 2 else note["sae"])
+    if note["format"] != FORMAT:
+        raise ValueError(f"{folder / 'suite.json'}: format {note['format']}, this version reads {FORMAT}")
+    sae: AnySae = TypeAdapter(AnySae).validate_python(note["sae"])
     suite = Suite.from_config(sae, [Site.parse(site) for site in note["sites"]], lm)
-    tensors = load_file(folder / "suite.safetensors")
+    suite.threshold_pass = note["threshold_pass"]
+    try:
+        tensors = load_file(folder / "suite.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"{folder / 'suite.safetensors'} is damaged: {error}") from error
     for site in suite.sites:
         own = {name.removeprefix(f"{site}."): t for name, t in tensors.items() if name.startswith(f"{site}.")}
         try:
@@ -50,10 +55,3 @@ def load(folder: Path, lm: LanguageModel) -> Suite:
     if (folder / "connections.safetensors").is_file():
         suite.connect(Connections.load(folder / "connections.safetensors"))
     return suite.to(lm.device)
-
-
-def _by_kind(sae: dict[str, Any]) -> dict[str, Any]:
-    """The section of format 2, in which every type of dictionary had the keys of all, as its type has it now."""
-    kind = {"relu": "vanilla", "topk": "topk", "batchtopk": "batchtopk"}[sae["activation"]]
-    others = {"vanilla": {"k", "threshold_rate"}, "topk": {"l1", "threshold_rate"}, "batchtopk": {"l1"}}[kind]
-    return {"kind": kind} | {key: value for key, value in sae.items() if key not in others | {"activation"}}

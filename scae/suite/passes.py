@@ -73,7 +73,7 @@ def spliced(suite: Suite, trace: Trace) -> SuiteOutput:
             return wrote
         return collector.replace(site, suite[site].shift(_tokens(read)))
 
-    collector.outputs |= suite.lm.splice(trace.tokens, replace, trace.documents)
+    collector.outputs |= suite.lm.splice(trace, replace)
     return collector.output()
 
 

@@ -1,6 +1,7 @@
 """A suite: one dictionary a site, the connections between their features, and the model that they stand in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -24,9 +25,11 @@ class Suite(nn.Module):
     lm: the frozen model, a plain attribute: not saved, not optimised, not synchronised.
     auxk: when a feature counts as dead, and how it is revived in training; None: never, not at all.
     chunk_mb: what the pre-activations of a site, and what its connections need on the way to them, may take at a time.
+    threshold_pass: the pass in which BatchTopK's thresholds were learned (`scae.suite.thresholds`); None: in none yet.
     """
 
     chunk_mb: int = CHUNK_MB
+    threshold_pass: Mode | None = None
 
     def __init__(self, dictionaries: dict[Site, Dictionary], lm: LanguageModel, *, auxk: AuxK | None = None) -> None:
         super().__init__()
@@ -68,6 +71,16 @@ class Suite(nn.Module):
     def connect(self, connections: Connections) -> None:
         """Let the pruned pass run along these connections; a new suite has all of them."""
         self.connections = Wiring(self, connections)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Inside the block the thresholds of inference apply, and nothing is learned on the way."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     def forward(self, trace: Trace, mode: Mode = "pruned") -> "SuiteOutput":
         from scae.suite import passes

@@ -1,5 +1,6 @@
 """Training a suite with Lightning."""
 
+from scae.training.devices import device
 from scae.training.fit import Place, fit
 from scae.training.module import SuiteTraining
 from scae.training.regrow import Regrowth, moved_share
@@ -12,6 +13,7 @@ __all__ = [
     "SuiteTraining",
     "WorstTokens",
     "bound_from_data",
+    "device",
     "fit",
     "moved_share",
     "start_from_data",

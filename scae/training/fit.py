@@ -1,21 +1,25 @@
 """One fit: a Lightning trainer that checkpoints into a folder and resumes from what it finds there."""
 
+import importlib.util
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from scae.checkpoints import CHECKPOINT
-from scae.config import ConfigError, TrainerConfig
-from scae.config import Logger as LoggerConfig
+from scae.config import ConfigError, Logger, TrainerConfig
+from scae.stopping import Stopped, held_signals, signal_asked, take_signals_back
+from scae.training.devices import accelerator
 from scae.training.finite import Finite
+from scae.training.history import Csv, History, TensorBoard, Wandb, Writer
 from scae.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -32,12 +36,35 @@ class Place:
 
 class WholeSteps(ModelCheckpoint):
     """Saves between optimiser steps only: a checkpoint holds no gradients, so one taken while they accumulate would
-    resume another run than the one that was interrupted."""
+    resume another run than the one that was interrupted. Saves and raises Stopped there when a process of the fit was
+    asked to stop."""
+
+    def __init__(self, place: Place, minutes: float) -> None:
+        """minutes: between two checkpoints."""
+        super().__init__(
+            dirpath=place.folder,
+            filename=CHECKPOINT.removesuffix(".ckpt"),
+            train_time_interval=timedelta(minutes=minutes),
+            enable_version_counter=False,
+        )
+        self.place = place
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        take_signals_back()  # Lightning's handler would end the fit without a checkpoint, in silence
+        super().on_train_start(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         batch_idx = kwargs["batch_idx"] if "batch_idx" in kwargs else args[3]
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            super().on_train_batch_end(trainer, *args, **kwargs)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        signum = signal_asked()
+        if trainer.world_size > 1:  # all processes stop at the same step
+            own = torch.tensor(signum, device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(own, reduce_op="max"))
+        if signum:
+            trainer.save_checkpoint(self.place.folder / CHECKPOINT)
+            raise Stopped(signum, f" in {self.place.stage} after step {trainer.global_step} of {trainer.max_steps}")
+        super().on_train_batch_end(trainer, *args, **kwargs)
 
 
 def fit(
@@ -47,23 +74,26 @@ def fit(
     steps: int,
     tokens_per_step: int,
     trainer: TrainerConfig,
-    logger: LoggerConfig,
+    logger: Logger,
     place: Place,
     seed: int,
     callbacks: Sequence[lightning.Callback] = (),
 ) -> None:
-    """Train for `steps` optimiser steps, or for what is left of them after the checkpoint in the folder."""
+    """Train for `steps` optimiser steps, or for what is left of them after the checkpoint in the folder.
+
+    Raises Stopped, after a checkpoint, where the command was asked to stop.
+    """
     lightning.seed_everything(seed, workers=True, verbose=False)
     checkpoint = place.folder / CHECKPOINT
     if checkpoint.exists():
         log.info("%s: resuming from %s", place.stage, checkpoint)
-    loggers = _logger(logger, place)
+    history = History(logger.every, _writer(logger, place))
     warnings.filterwarnings("ignore", message=".*exists and is not empty")  # the folder is ours, also when resuming
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning 2.6 with torch 2.13
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step")
-    try:
+    with held_signals():
         lightning.Trainer(
-            accelerator=trainer.accelerator,
+            accelerator=accelerator(trainer.accelerator),
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
             strategy=trainer.strategy,
@@ -73,16 +103,12 @@ def fit(
             max_epochs=1,
             callbacks=[
                 *callbacks,  # first: a checkpoint holds what they have done
-                WholeSteps(
-                    dirpath=place.folder,
-                    filename=CHECKPOINT.removesuffix(".ckpt"),
-                    train_time_interval=timedelta(minutes=trainer.checkpoint_minutes),
-                    enable_version_counter=False,
-                ),
+                history,
+                WholeSteps(place, trainer.checkpoint_minutes),
                 Progress(place.stage, steps, tokens_per_step, shown=trainer.progress),
                 Finite(place.stage, checkpoint),
             ],
-            logger=loggers,
+            logger=False,
             log_every_n_steps=logger.every,
             use_distributed_sampler=False,
             enable_progress_bar=False,
@@ -91,23 +117,23 @@ def fit(
             gradient_clip_val=1.0,  # only so that Lightning calls the module's own clipping
             detect_anomaly=False,
         ).fit(module, data, ckpt_path=str(checkpoint) if checkpoint.exists() else None, weights_only=True)
-    finally:
-        if isinstance(loggers, WandbLogger):
-            loggers.experiment.finish()  # or the next fit would write into this run
 
 
-def _logger(config: LoggerConfig, place: Place) -> Logger:
-    if config.kind == "csv":
-        return CSVLogger(place.folder, name="", version="logs")
-    if config.kind == "tensorboard":
-        try:
-            return TensorBoardLogger(place.folder, name="", version="logs")
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"logger=tensorboard: {error}") from error
-    return WandbLogger(
-        project=config.project,
+def _writer(logger: Logger, place: Place) -> Callable[[], Writer]:
+    """How to open what the rows go to."""
+    folder = place.folder / "logs"
+    if logger.kind == "csv":
+        return partial(Csv, folder)
+    if logger.kind == "tensorboard":
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError("logger=tensorboard: tensorboard is not installed: pip install -e '.[tensorboard]'")
+        return partial(TensorBoard, folder)
+    assert logger.project is not None
+    return partial(
+        Wandb,
+        folder,
+        project=logger.project,
         name=f"{place.stage} {place.group}",
         group=place.group,
-        save_dir=place.folder,
-        offline=config.mode == "offline",
+        offline=logger.mode == "offline",
     )

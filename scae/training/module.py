@@ -11,8 +11,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from scae.config import Training
 from scae.lm import Trace
 from scae.objectives import LossOutput, Objective
+from scae.processes import averaged
 from scae.schedule import trapezoid
-from scae.suite import Mode, Suite, SuiteOutput
+from scae.suite import Mode, Suite, SuiteOutput, thresholds
 
 
 class SuiteTraining(lightning.LightningModule):
@@ -29,6 +30,7 @@ class SuiteTraining(lightning.LightningModule):
         self.save_hyperparameters(identity)
         self.suite, self.objective, self.config = suite, objective, config
         self.mode, self.clip = mode, clip
+        thresholds.begin(suite, mode)
         self.computed: tuple[Trace, SuiteOutput] | None = None  # of this micro-step, until its backward pass is done
 
     def on_fit_start(self) -> None:
@@ -38,16 +40,26 @@ class SuiteTraining(lightning.LightningModule):
         trace, out, loss = self._compute(batch)
         self.computed = trace, out
         self._count_firing(out)
-        self.log_dict({f"train/{name}": value for name, value in loss.terms.items()})
-        self.log("train/loss", loss.total.detach(), prog_bar=True)
+        self._log_dead()
+        self._log(loss)
         return loss.total
 
+    def _log(self, loss: LossOutput) -> None:
+        """Each process divides its own sums by those of all (`scae.processes`): the whole batch's loss is the mean."""
+        *terms, total = averaged(torch.stack([*loss.terms.values(), loss.total.detach()])).unbind()
+        self.log_dict({f"train/{name}": value for name, value in zip(loss.terms, terms, strict=True)})
+        self.log("train/loss", total, prog_bar=True)
+
     def _compute(self, batch: Any) -> tuple[Trace, SuiteOutput, LossOutput]:
-        lm = self.suite.lm
-        trace = lm.trace(*batch, patterns=self.mode in ("dense", "pruned"))
+        trace = self.trace(batch)
         with torch.autocast(self.device.type, enabled=False):  # mixed precision is for the language model
             out = self.suite(trace, mode=self.mode)
-            return trace, out, self.objective(out, trace, lm.paths)
+            return trace, out, self.objective(out, trace, self.suite.lm.paths)
+
+    def trace(self, batch: Any) -> Trace:
+        """The clean run that this training compares with, in the precision of the trainer, wherever it is asked for."""
+        with self.trainer.precision_plugin.forward_context():
+            return self.suite.lm.trace(*batch, patterns=self.mode in ("dense", "pruned"))
 
     def parts(self) -> dict[str, torch.nn.Module]:
         return {str(site): self.suite[site] for site in self.suite.sites}
@@ -65,18 +77,18 @@ class SuiteTraining(lightning.LightningModule):
     def on_after_backward(self) -> None:
         self.computed = None
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        auxk, every = self.suite.auxk, self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
-        if auxk is not None and self.global_step % every == 0:
-            dead = [self.suite[site].tokens_since_fired >= auxk.dead_after for site in self.suite.sites]
-            self.log("train/dead", torch.cat(dead).float().mean())
-
     def _count_firing(self, out: SuiteOutput) -> None:
         """Advance the clocks of dead features, over the tokens of all devices."""
         n_live = self.trainer.strategy.reduce(out.live.sum(), reduce_op="sum")
         for site, code in out.codes.items():
             fired = self.trainer.strategy.reduce(code.fired().to(torch.int32), reduce_op="sum") > 0
             self.suite[site].count_firing(fired, int(n_live))
+
+    def _log_dead(self) -> None:
+        auxk, every = self.suite.auxk, self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
+        if auxk is not None and (self.global_step + 1) % every == 0:
+            dead = [self.suite[site].tokens_since_fired >= auxk.dead_after for site in self.suite.sites]
+            self.log("train/dead", torch.cat(dead).float().mean())
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.suite.parameters(), lr=self.config.lr, fused=True)

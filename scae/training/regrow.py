@@ -15,8 +15,9 @@ connection has no state to begin with: a round only rewires. Growing by contribu
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import lightning
@@ -27,7 +28,7 @@ from scae.connections import Connections, Inputs
 from scae.kernels import SparseCode
 from scae.lm import Trace
 from scae.objectives import Objective
-from scae.selection import Record, summed_contributions
+from scae.selection import Record, Sample, Traces, summed_contributions
 from scae.selection.scores import chunks
 from scae.sites import Site
 from scae.suite import Suite
@@ -41,7 +42,8 @@ class Regrowth(lightning.Callback):
     """Holds the rounds of a fit. The connections are its state, so they lie in every checkpoint."""
 
     def __init__(self, suite: Suite, objective: Objective, config: Regrow, *, steps: int, chunk_mb: int) -> None:
-        """steps: optimiser steps of the whole fit; chunk_mb: bound on the scores held at a time."""
+        """steps: optimiser steps of the whole fit; chunk_mb: bound on the scores, and on the
+        attention patterns, held at a time."""
         self.suite, self.objective, self.config, self.chunk_mb = suite, objective, config, chunk_mb
         self.last = config.until * steps
 
@@ -55,7 +57,12 @@ class Regrowth(lightning.Callback):
         before = self.suite.connections.edge_list
         after = regrown(
             self.suite,
-            measure(self.suite, self.objective, self._latest(trainer, batch_idx)),
+            measure(
+                self.suite,
+                self.objective,
+                partial(self._latest, trainer, pl_module, batch_idx),
+                megabytes=self.chunk_mb,
+            ),
             share=self.config.share * (1 + math.cos(math.pi * step / self.last)) / 2,
             chunk_mb=self.chunk_mb,
             reduce=lambda value: trainer.strategy.reduce(value, reduce_op="sum"),
@@ -63,12 +70,12 @@ class Regrowth(lightning.Callback):
         self.suite.connect(trainer.strategy.broadcast(after))  # rounding must not make two processes choose differently
         pl_module.log("train/regrown", moved_share(before, self.suite.connections.edge_list))
 
-    def _latest(self, trainer: Any, batch_idx: int) -> Iterator[Trace]:
+    def _latest(self, trainer: Any, module: Any, batch_idx: int) -> Iterator[Trace]:
         """The batches up to this one, as this process saw them."""
-        lm, data = self.suite.lm, trainer.datamodule
+        data = trainer.datamodule
         for step in range(max(0, batch_idx + 1 - self.config.batches), batch_idx + 1):
             batch = data.batch(step, rank=trainer.global_rank, world_size=trainer.world_size)
-            yield lm.trace(*batch.to(lm.device))
+            yield module.trace(batch.to(self.suite.lm.device))
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         edges = self.suite.connections.edge_list
@@ -86,44 +93,46 @@ class Measured(Record):
     gradients: dict[Site, SparseCode]
 
 
-def measure(suite: Suite, objective: Objective, traces: Iterable[Trace]) -> list[Measured]:
-    """Run the pruned pass over some batches, forward and back; the suite's inference thresholds apply."""
-    was_training = suite.training
-    suite.eval()
-    measured = []
-    for trace in traces:
+def measure(suite: Suite, objective: Objective, traces: Traces, *, megabytes: int) -> Sample[Measured]:
+    """Run the pruned pass over some batches, forward and back; the suite's inference thresholds apply.
+
+    megabytes: bound on the attention patterns held, see `Sample`.
+    """
+
+    def one(trace: Trace) -> Measured:
         with torch.enable_grad():
             out = suite(trace, mode="pruned")
             values = [code.value for code in out.codes.values()]
             loss = objective(out, trace, suite.lm.paths).total
             gradients = torch.autograd.grad(loss, values, materialize_grads=True)
-        measured.append(
-            Measured(
-                trace,
-                {site: code.with_values(code.value.detach()) for site, code in out.codes.items()},
-                {
-                    site: code.with_values(g * (code.value < suite[site].ceiling[code.col]))  # what is cut cannot grow
-                    for (site, code), g in zip(out.codes.items(), gradients, strict=True)
-                },
-            )
+        return Measured(
+            trace.live,
+            trace.scales,
+            {site: code.with_values(code.value.detach()) for site, code in out.codes.items()},
+            {
+                site: code.with_values(g * (code.value < suite[site].ceiling[code.col]))  # what is cut cannot grow
+                for (site, code), g in zip(out.codes.items(), gradients, strict=True)
+            },
         )
-    suite.train(was_training)
-    return measured
+
+    with suite.inference():
+        return Sample(suite, traces, one, megabytes=megabytes)
 
 
 @torch.no_grad()
 def regrown(
-    suite: Suite, measured: list[Measured], *, share: float, chunk_mb: int, reduce: Reduce = lambda value: value
+    suite: Suite, measured: Sample[Measured], *, share: float, chunk_mb: int, reduce: Reduce = lambda value: value
 ) -> Connections:
     """The connections after a round in which each feature may move `share` of its own."""
     layout, edges = suite.layout, suite.connections.edge_list
+    tokens = max(one.live.numel() for one in measured.records)
     inputs = {}
     for site in layout.sites:
         if not len(edges[site]):
             continue
-        fired = reduce(torch.stack([one.codes[site].fired() for one in measured]).any(0).int()) > 0
+        fired = reduce(torch.stack([one.codes[site].fired() for one in measured.records]).any(0).int()) > 0
         downs, ups = [], []
-        for rows in chunks(suite, site, chunk_mb):
+        for rows in chunks(suite, site, chunk_mb, tokens=tokens):
             does = reduce(_summed(suite, site, rows, measured, "codes")).abs()
             helps = -reduce(_summed(suite, site, rows, measured, "gradients"))
             connected = _connected(edges[site], rows, layout.n_upstream(site)).to(does.device)
@@ -158,7 +167,7 @@ def swapped(
 
 
 def _summed(
-    suite: Suite, site: Site, rows: slice, measured: list[Measured], entries: Literal["codes", "gradients"]
+    suite: Suite, site: Site, rows: slice, measured: Sample[Measured], entries: Literal["codes", "gradients"]
 ) -> Float[Tensor, "down up"]:
     """The contributions to features of `site`, each token weighted by their activations there, or the gradients."""
     return summed_contributions(

@@ -1,7 +1,7 @@
 """What a suite takes from the model before it is trained, and from the plain pass once it is."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 
@@ -9,33 +9,70 @@ from scae.lm import Trace
 from scae.sites import Site
 from scae.suite import Suite
 from scae.suite.passes import true_inputs
-from scae.typing import Float, Tensor
+from scae.typing import Float, Live, Stream, Tensor
+
+HELD = 1 << 29  # bytes of what dictionaries read and rebuild that are held at a time
 
 
 @torch.no_grad()
 def start_from_data(suite: Suite, batches: list[Any], *, centred: bool) -> None:
     """Give every dictionary the units of its own site and the mean of what it reconstructs, and scale its encoder so
-    that what it adds to that mean is as long, for the median token of these batches, as what the target adds."""
-    lm = suite.lm
-    traces = [lm.trace(*b.to(lm.device), patterns=False) for b in batches]
-    inputs: dict[Site, list[Tensor]] = {site: [] for site in suite.sites}
-    for trace in traces:
-        for site, x in true_inputs(suite, trace):
-            inputs[site].append(x[trace.live])
-    for site, read in inputs.items():
-        own = suite[site]
-        own.reads.measure(torch.cat(read), centred=centred)
-        own.b_dec.copy_(own.writes.measure(_targets(site, traces), centred=centred))
-    buffers = {name: buffer.clone() for name, buffer in suite.named_buffers()}
-    outs = [suite(trace, mode="plain") for trace in traces]
+    that what it adds to that mean is as long, for the median token of these batches, as what the target adds.
+
+    A median needs all tokens of a site at once, but no two sites need each other: the model runs once for as many sites
+    as fit. In memory: `HELD` bytes of streams (or one site's: tokens x d_model x 2 numbers), two traces of a batch, and
+    while a site is measured a few copies of its tokens.
+    """
+    positions = sum(batch.tokens.numel() for batch in batches)
+    for sites in _that_fit(suite, positions * suite.lm.paths.d_model * suite.lm.paths.W_U.element_size()):
+        seen: dict[Site, list[_Seen]] = {site: [] for site in sites}
+        for batch in batches:
+            trace = suite.lm.trace(*batch.to(suite.lm.device), patterns=False)
+            for site, x in true_inputs(suite, trace):
+                if site in seen:
+                    seen[site].append(_Seen(x, trace.outputs[site], trace.live))
+        for site in sites:
+            _start(suite, site, seen.pop(site), centred=centred)
+
+
+class _Seen(NamedTuple):
+    """What a dictionary reads and should write in one batch."""
+
+    read: Stream
+    target: Stream
+    live: Live
+
+
+def _that_fit(suite: Suite, bytes_of_a_stream: int) -> Iterator[list[Site]]:
+    """Runs of sites, in order, whose streams take at most `HELD` bytes; an autoencoder reads what it rebuilds."""
+    group: list[Site] = []
+    held = 0
     for site in suite.sites:
-        ours = torch.cat([out.outputs[site][out.live] for out in outs])
-        constant = suite[site].constant
-        wanted, made = (_median_length(x - constant) for x in (_targets(site, traces), ours))
-        if made > 0:
-            suite[site].W_enc.mul_(wanted / made)
-    for name, buffer in suite.named_buffers():
-        buffer.copy_(buffers[name])  # a threshold learned on the way belongs to encoders that are no more
+        size = bytes_of_a_stream * (2 if suite[site].transcoder else 1)
+        if group and held + size > HELD:
+            yield group
+            group, held = [], 0
+        group.append(site)
+        held += size
+    yield group
+
+
+def _start(suite: Suite, site: Site, seen: list[_Seen], *, centred: bool) -> None:
+    own = suite[site]
+    targets = torch.cat([one.target[one.live] for one in seen])
+    own.reads.measure(torch.cat([one.read[one.live] for one in seen]), centred=centred)
+    own.b_dec.copy_(own.writes.measure(targets, centred=centred))
+    buffers = {name: buffer.clone() for name, buffer in own.named_buffers()}
+    made = []
+    for one in seen:
+        live = one.live.flatten()
+        code, _ = own.sparsify(own.shift(one.read.flatten(0, 1)), live, chunk_mb=suite.chunk_mb)
+        made.append(own.decode(code)[live])
+    wanted, length = (_median_length(x - own.constant) for x in (targets, torch.cat(made)))
+    if length > 0:
+        own.W_enc.mul_(wanted / length)
+    for name, buffer in own.named_buffers():
+        buffer.copy_(buffers[name])  # a threshold learned on the way belongs to an encoder that is no more
 
 
 @torch.no_grad()
@@ -45,19 +82,13 @@ def bound_from_data(suite: Suite, traces: Iterable[Trace], *, margin: float) -> 
     A feature that is rare in the sample is given no less than the median one.
     """
     largest = {site: torch.zeros_like(suite[site].ceiling) for site in suite.sites}
-    was_training = suite.training
-    suite.eval()
-    for trace in traces:
-        for site, code in suite(trace, mode="plain").codes.items():
-            largest[site].scatter_reduce_(0, code.col, code.value, "amax")
-    suite.train(was_training)
+    with suite.inference():
+        for trace in traces:
+            for site, code in suite(trace, mode="plain").codes.items():
+                largest[site].scatter_reduce_(0, code.col, code.value, "amax")
     for site, seen in largest.items():
         if (seen > 0).any():
             suite[site].ceiling.copy_(margin * seen.clamp_min(seen[seen > 0].median()))
-
-
-def _targets(site: Site, traces: list[Trace]) -> Float[Tensor, "token d_model"]:
-    return torch.cat([trace.outputs[site][trace.live] for trace in traces])
 
 
 def _median_length(x: Float[Tensor, "token d_model"]) -> Float[Tensor, ""]:

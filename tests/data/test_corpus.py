@@ -120,6 +120,35 @@ def test_parquet_without_the_field_and_text_that_is_not_utf8(tmp_path: Path) -> 
         list(documents(text_data(tmp_path / "a.txt")))
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (r'{"text": "one \ud800 two"}', r"line 2 has '\ud800' there, one half of a surrogate pair"),
+        ('{"text": ' + "[" * 100_000, "line 2 is not JSON that can be read"),
+        ('{"text": ' + "9" * 5_000 + "}", "line 2 is not JSON that can be read"),
+    ],
+    ids=["surrogate", "deep", "long number"],
+)
+def test_a_strange_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a whole pair: \\ud83d\\ude42"}\n' + line + "\n")
+    with pytest.raises(ConfigError) as error:
+        list(documents(text_data(tmp_path)))
+    assert said in str(error.value)
+    assert str(tmp_path / "a.jsonl") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_page_of_parquet_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = [f"row {number} " * 50 for number in range(3000)]
+    write_table(pyarrow.table({"text": texts}), path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"a\.parquet is damaged after row \d+: "):
+        list(documents(text_data(path)))
+
+
 def test_hub_streams_rows_and_explains_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

@@ -1,5 +1,6 @@
 """The corpus tokenised once: both sides, the bound on them, the second call, the process that waits."""
 
+import errno
 import json
 import logging
 import threading
@@ -13,7 +14,8 @@ from filelock import FileLock
 
 from scae.artifacts import locked
 from scae.config import ConfigError, StdlibData, TextData
-from scae.data import cache, documents, train_and_heldout, train_tokenizer
+from scae.data import TokenWindows, cache, documents, train_and_heldout, train_tokenizer
+from scae.failures import ArtifactError
 
 TOKENIZER = train_tokenizer(["document number one of many, " * 10], 280)
 WINDOWS: dict[str, Any] = {
@@ -129,3 +131,42 @@ def test_the_standard_library(tmp_path: Path) -> None:
     train, heldout = train_and_heldout(data, train_tokenizer(texts, 400), tmp_path)
     assert len(train) == 18_000 // 64
     assert len(heldout) == 2_000 // 64
+
+
+@pytest.mark.parametrize("damage", ["no side", "half a side", "empty note", "no note"])
+def test_a_damaged_folder_is_made_again_with_one_warning(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = make(tmp_path / "text")
+    first = [side.tokens.clone() for side in train_and_heldout(data, TOKENIZER, tmp_path / "cache")]
+    (folder,) = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    side, note = folder / "heldout.safetensors", folder / "artifact.json"
+    if damage == "half a side":
+        side.write_bytes(side.read_bytes()[:200])
+    elif damage == "empty note":
+        note.write_text("")
+    else:
+        (side if damage == "no side" else note).unlink()
+    again = train_and_heldout(data, TOKENIZER, tmp_path / "cache")
+    assert all(torch.equal(tokens, side.tokens) for tokens, side in zip(first, again, strict=True))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert f"{folder} is damaged and is made again" in warnings[0]
+    train_and_heldout(data, TOKENIZER, tmp_path / "cache")
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+def test_a_full_disk_leaves_no_half_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(TokenWindows, "save", full)
+    with pytest.raises(ArtifactError, match=r"tokens-\w+ cannot be written: no space is left"):
+        train_and_heldout(make(tmp_path / "text"), TOKENIZER, tmp_path / "cache")
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_where_the_text_lies_does_not_matter(tmp_path: Path) -> None:
+    for folder in ("here", "there"):
+        train_and_heldout(make(tmp_path / folder), TOKENIZER, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("tokens-*/artifact.json"))) == 1

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from scae.data import tokenizer_fingerprint, train_tokenizer
+from scae.data.tokenizer import LONGEST_WORD, _without_giants
 
 TEXTS = ["def encode(self, text):\n    return [token for token in text.split()]\n", "the cat sat on the mat. " * 20]
 TOKENIZER = train_tokenizer(TEXTS, 300)
@@ -50,3 +51,27 @@ def test_a_small_corpus_has_fewer_merges() -> None:
 def test_no_room_for_the_bytes_is_refused() -> None:
     with pytest.raises(ValueError, match="vocab_size=258: allowed: at least 259"):
         train_tokenizer(TEXTS, 258)
+
+
+@pytest.mark.parametrize("part", ["a", " ", "7", "_-", "語", "ab"])
+def test_a_giant_word_is_learned_from_in_part(part: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The trainer's time grows with the square of a word; the whole giant is still encoded, and comes back."""
+    caplog.set_level("INFO", "scae.data.tokenizer")
+    giant = part * 30_000
+    tokenizer = train_tokenizer([*TEXTS, giant], 300)
+    same = train_tokenizer([*TEXTS, giant[:LONGEST_WORD]], 300)
+    assert tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(same)
+    said = [record.getMessage() for record in caplog.records if "longer words" in record.getMessage()]
+    assert said == ["the tokenizer is trained on the first 1,000 characters of 1 longer words"]
+    assert tokenizer.decode(tokenizer.encode(giant)) == giant
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.text(max_size=LONGEST_WORD)))
+def test_ordinary_text_is_learned_from_as_it_is(texts: list[str]) -> None:
+    assert list(_without_giants(texts)) == texts
+
+
+def test_a_long_line_of_words_is_no_giant() -> None:
+    texts = ["the cat sat on the mat, 12 times. " * 3000]
+    assert list(_without_giants(texts)) == texts

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from scae.config import AuxK, BatchTopKSae, Bound, Sae, TopKSae, VanillaSae
 from scae.dictionaries import Activation, BatchTopK, Dictionary, ReLU, TopK
+from scae.dictionaries.activation import kth_largest
 from scae.kernels import SparseCode
 from scae.typing import Tensor
 
@@ -90,6 +91,27 @@ def test_batchtopk_keeps_k_a_live_token_on_average(dtype: torch.dtype) -> None:
     assert len(set(code.crow.diff()[live].tolist())) > 2
     smallest_kept, rest = code.value.min(), pre[live][(code.dense() == 0)[live]]
     assert (rest < smallest_kept).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@settings(deadline=None, max_examples=60)
+@given(count=st.integers(1, 40), distinct=st.integers(1, 40), exponent=st.integers(-40, 35), seed=st.integers(0, 10**6))
+def test_the_kth_largest_is_that_of_a_sorted_list(
+    dtype: torch.dtype, count: int, distinct: int, exponent: int, seed: int
+) -> None:
+    """Also among equal numbers, denormal and huge ones, and those that only the last bits tell apart."""
+    generator = torch.Generator().manual_seed(seed)
+    values = (torch.rand(distinct, generator=generator, dtype=dtype) + 0.5) * 10.0**exponent
+    values[::3] = values[0] * (1 + torch.finfo(dtype).eps)
+    positive = values[torch.randint(distinct, (count,), generator=generator)]
+    expected = positive.sort(descending=True).values
+    found = [kth_largest(positive, k, lambda counts: counts) for k in range(1, count + 1)]
+    assert torch.equal(torch.stack(found), expected)
+
+
+def test_equal_preactivations_at_the_cut_are_all_kept() -> None:
+    pre = torch.tensor([[3.0, 2.0, 2.0], [2.0, 1.0, 0.0]])
+    assert batch_top_k(1)(pre, all_live(pre)).dense().tolist() == [[3.0, 2.0, 2.0], [2.0, 0.0, 0.0]]
 
 
 def test_batchtopk_keeps_all_positive_ones_where_there_are_few() -> None:

@@ -11,9 +11,9 @@ import torch
 from scae.connections import Connections, Inputs
 from scae.data import TokenWindows
 from scae.dictionaries import Dictionary, ReLU
-from scae.evaluation import Arm, bypass_share, evaluate
+from scae.evaluation import Arm, bypass_share, evaluate, sums
 from scae.evaluation.unigram import unigram, unigram_ce
-from scae.lm import LanguageModel, Trace
+from scae.lm import LanguageModel, LinearPaths, Trace
 from scae.sites import Site
 from scae.suite import Suite, SuiteOutput, passes
 
@@ -256,3 +256,25 @@ def test_unigram_ce(gpt2: LanguageModel) -> None:
         found += [-float(log_p[tokens[0, t + 1]]) for t in range(6) if live[0, t] and live[0, t + 1]]
     for sizes in ([6], [3, 2, 1]):
         assert unigram_ce(log_p, batches(gpt2, sizes)()) == pytest.approx(sum(found) / len(found), rel=1e-12)
+
+
+def test_predictions_are_made_in_parts_and_those_of_the_model_once(
+    gpt2: LanguageModel, arms: list[Arm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    logits = LinearPaths.logits
+
+    def counted(paths: LinearPaths, residual: torch.Tensor) -> torch.Tensor:
+        rows.append(len(residual))
+        return logits(paths, residual)
+
+    monkeypatch.setattr(LinearPaths, "logits", counted)
+    whole = evaluate(gpt2, arms, batches(gpt2, [4, 2]))
+    assert len(rows) == 2 * (1 + 3 + len(arms)), "the model's own, three references and the arms, once a batch"
+    at_once = sum(rows)
+    rows.clear()
+    monkeypatch.setattr(sums, "LOGITS", 3 * gpt2.paths.W_U.shape[1])
+    in_parts = evaluate(gpt2, arms, batches(gpt2, [4, 2]))
+    assert max(rows) == 3
+    assert sum(rows) == at_once
+    assert in_parts == pytest.approx(whole, rel=1e-12, abs=1e-14)

@@ -389,14 +389,16 @@ def test_edges_list_every_connection_by_both_ends(case: Case) -> None:
     assert (edges.n_up, edges.n_down, len(edges)) == (sum(case.sizes), case.down, int(kept.sum()))
     by_up = kept.T.nonzero()
     assert torch.equal(torch.stack([edges.up, edges.down], 1), by_up)
-    assert torch.equal(edges.ptr.diff(), kept.sum(0))
-    assert torch.equal(edges.down_ptr.diff(), kept.sum(1))
+    assert torch.equal(edges.ptr.diff().long(), kept.sum(0))
+    assert torch.equal(edges.down_ptr.diff().long(), kept.sum(1))
     assert torch.equal(torch.stack([edges.down[edges.to_down], edges.up_by_down], 1), kept.nonzero())
-    assert torch.equal(edges.up[edges.to_down], edges.up_by_down)
-    assert torch.equal(edges.up_by_down[edges.to_up], edges.up)
+    assert torch.equal(edges.up[edges.to_down], edges.up_by_down.long())
+    assert torch.equal(edges.up_by_down[edges.to_up].long(), edges.up)
+    assert {tensor.dtype for tensor in edges.tensors} == {torch.int32}
     some, sources = edges.from_sources()
     assert torch.equal(sources, kept.any(0).nonzero()[:, 0])
     assert torch.equal(sources[some.up], edges.up)
+    assert torch.equal(sources[some.up_by_down], edges.up_by_down.long())
     assert torch.equal(some.down, edges.down)
 
 

@@ -4,13 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from scae.lm import LanguageModel, Trace, UnsupportedModelError, open_model
-from scae.lm.load import _check_exact, check_supported
+from scae.lm.checks import check_blocks, check_exact
 from scae.sites import Site, precedes
 from scae.typing import Tensor
 
@@ -106,7 +105,7 @@ def test_splicing_in_what_is_there_changes_nothing(lm: LanguageModel, trace: Tra
         reads[site] = read
         return wrote
 
-    wrote = lm.splice(trace.tokens, identity)
+    wrote = lm.splice(trace, identity)
     assert set(wrote) == set(lm.paths.modules)
     for site in lm.paths.modules:
         close(wrote[site], trace.outputs[site])
@@ -117,7 +116,7 @@ def test_splicing_in_what_is_there_changes_nothing(lm: LanguageModel, trace: Tra
 @pytest.mark.parametrize("site", [Site(0, "attn"), Site(0, "mlp"), Site(1, "attn"), Site(1, "mlp")], ids=str)
 def test_splicing_in_zeros_is_zero_ablation(tiny: SimpleNamespace, trace: Trace, site: Site) -> None:
     lm = tiny.lm
-    wrote = lm.splice(trace.tokens, lambda at, read, out: out * 0 if at == site else out)
+    wrote = lm.splice(trace, lambda at, read, out: out * 0 if at == site else out)
     ours = log_probs(lm.paths.logits(trace.embed + sum(wrote.values(), torch.zeros(()))))
     theirs = hugging_face(tiny, trace.tokens, ablated=site)
     assert (theirs - hugging_face(tiny, trace.tokens)).abs().max() > 1e-2
@@ -131,7 +130,7 @@ def test_gradients_flow_through_the_model_into_what_is_spliced_in(lm: LanguageMo
         def replace_first(site: Site, read: Tensor, wrote: Tensor) -> Tensor:
             return wrote + amount * direction if site == Site(0, "attn") else wrote
 
-        wrote = lm.splice(trace.tokens, replace_first)
+        wrote = lm.splice(trace, replace_first)
         return wrote[lm.paths.modules[-1]].square().sum()
 
     amount = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
@@ -147,31 +146,24 @@ def test_gradients_flow_through_the_model_into_what_is_spliced_in(lm: LanguageMo
 # what is refused
 
 
-SUPPORTED = {
-    "normalization_type": "LN",
-    "use_normalization_before_and_after": False,
-    "output_logits_soft_cap": -1.0,
-    "attn_only": False,
-}
+def blocks(*parts: str, norm: str | None = "LN") -> SimpleNamespace:
+    """A bridge of one whole layer and one with these parts."""
+    layers = [SimpleNamespace(**dict.fromkeys(names)) for names in (("attn", "mlp"), parts)]
+    return SimpleNamespace(blocks=layers, cfg=SimpleNamespace(normalization_type=norm))
 
 
-@pytest.mark.parametrize(
-    ("fact", "value"),
-    [
-        ("normalization_type", None),
-        ("use_normalization_before_and_after", True),
-        ("output_logits_soft_cap", 30.0),
-        ("attn_only", True),
-    ],
-)
-def test_unsupported_facts_are_named(fact: str, value: Any) -> None:
-    check_supported(SimpleNamespace(**SUPPORTED))
-    with pytest.raises(UnsupportedModelError, match=f"{fact}={value}; supported: "):
-        check_supported(SimpleNamespace(**(SUPPORTED | {fact: value})))
+def test_unsupported_facts_are_named() -> None:
+    check_blocks(blocks("attn", "mlp"))
+    with pytest.raises(UnsupportedModelError, match="no MLP in layers 1; supported: both in every layer"):
+        check_blocks(blocks("attn"))
+    with pytest.raises(UnsupportedModelError, match="no attention in layers 1; supported: both in every layer"):
+        check_blocks(blocks("mlp"))
+    with pytest.raises(UnsupportedModelError, match="normalization_type=None; supported: LN or RMS"):
+        check_blocks(blocks("attn", "mlp", norm=None))
 
 
 def test_paths_that_do_not_reproduce_the_model_are_refused(lm: LanguageModel) -> None:
-    _check_exact(lm)
+    check_exact(lm)
     for wrong, what in (
         (replace(lm.paths, b_O=lm.paths.b_O + 1), r"attention output 0\.attn"),
         (replace(lm.paths, W_V=lm.paths.W_V * 1.1), r"attention output 0\.attn"),
@@ -181,7 +173,7 @@ def test_paths_that_do_not_reproduce_the_model_are_refused(lm: LanguageModel) ->
         if what.startswith("attention output|") and lm.paths.centred:
             continue  # a folded LayerNorm model writes centred rows only: its own stream needs no centring
         with pytest.raises(UnsupportedModelError, match=f"do not reproduce the .*({what})"):
-            _check_exact(LanguageModel(lm.bridge, None, wrong, bos=True))
+            check_exact(LanguageModel(lm.bridge, None, wrong, bos=True))
 
 
 # a real model
@@ -223,5 +215,5 @@ def test_a_text_is_traced_as_one_window(stories: LanguageModel) -> None:
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"model {tmp_path / 'absent'} cannot be loaded"):
+    with pytest.raises(ValueError, match=f"model {tmp_path / 'absent'}: no such folder"):
         open_model(tmp_path / "absent", dtype="float32", prepend_bos="auto")

@@ -73,3 +73,46 @@ def test_fewer_layers_than_there_are(folder: Path) -> None:
 def test_weights_of_another_shape(folder: Path) -> None:
     configure(folder, intermediate_size=32)
     assert "of another shape: model.layers.0.mlp.down_proj.weight" in refusal(folder)
+
+
+def told(folder: Path) -> str:
+    """Why a model is refused: one line that begins with its name."""
+    with pytest.raises(UnsupportedModelError) as refused:
+        open_model(folder, dtype="float32", prepend_bos="auto")
+    text = str(refused.value)
+    assert text.startswith(f"model {folder}: ")
+    assert "\n" not in text
+    return text
+
+
+def test_weights_that_are_no_numbers(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 2] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "weights with NaN or infinity: model.layers.1.mlp.up_proj.weight" in told(folder)
+
+
+def test_a_tokenizer_larger_than_the_vocabulary(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    stored = json.loads(path.read_text())
+    stored["added_tokens"].append(stored["added_tokens"][-1] | {"id": 300, "content": "<more>"})
+    path.write_text(json.dumps(stored))
+    assert "its tokenizer makes tokens up to" in told(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
+def test_a_damaged_file(folder: Path, name: str, damage: str) -> None:
+    path = folder / name
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:40] if damage == "cut" else b"")
+    assert "cannot be loaded" in told(folder)
+
+
+def test_code_of_others_is_not_run(folder: Path) -> None:
+    (folder / "modeling.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    configure(folder, model_type="other", auto_map={"AutoConfig": "modeling.Config"})
+    assert "cannot be loaded" in told(folder)
+    assert not (folder / "ran").exists()

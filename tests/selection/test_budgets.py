@@ -47,7 +47,7 @@ def suite(lm: LanguageModel, make_suite: Make) -> Suite:
 
 
 def chosen(suite: Suite, trace: Trace, **changes: Any) -> Connections:
-    return choose(connectivity(**changes), suite, [trace], seed=0)[0]
+    return choose(connectivity(**changes), suite, lambda: [trace], seed=0)[0]
 
 
 def test_the_largest_measures_win_wherever_they_are() -> None:
@@ -86,14 +86,14 @@ def test_as_many_connections_as_an_even_budget_has(suite: Suite, trace: Trace, C
 
 
 def test_what_is_kept_is_above_what_is_not(suite: Suite, trace: Trace) -> None:
-    records = record(suite, [trace])
+    sample = record(suite, lambda: [trace], megabytes=1)
     connections = chosen(suite, trace, C=4, spread=100)
     kept, others = [], []
     for site in suite.sites:
         if suite.layout.n_upstream(site):
             rows = slice(0, suite.layout.size(site))
-            score = mean_contributions(suite, site, rows, records, "activation").abs()
-            measure = score * importance(suite, site, records)[:, None]
+            score = mean_contributions(suite, site, rows, sample, "activation").abs()
+            measure = score * importance(suite, site, sample.records)[:, None]
             mask = torch.zeros_like(measure, dtype=torch.bool)
             mask[connections[site].down, connections[site].up.long()] = True
             kept.append(measure[mask])
@@ -102,7 +102,7 @@ def test_what_is_kept_is_above_what_is_not(suite: Suite, trace: Trace) -> None:
 
 
 def test_importance_is_the_share_of_the_site_that_an_error_of_one_is(suite: Suite, trace: Trace) -> None:
-    records = record(suite, [trace, trace])
+    records = record(suite, lambda: [trace, trace], megabytes=1).records
     for site in suite.sites:
         f, D = records[0].codes[site].dense().detach(), suite[site].W_dec.detach()
         written = sum(float(f[t, i] ** 2 * D[i] @ D[i]) for t in range(len(f)) for i in range(f.shape[1]))
@@ -112,7 +112,7 @@ def test_importance_is_the_share_of_the_site_that_an_error_of_one_is(suite: Suit
 
 
 def test_the_choice_does_not_depend_on_the_chunk(suite: Suite, trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_by_one(suite: Suite, site: Site, megabytes: int) -> Any:
+    def one_by_one(suite: Suite, site: Site, megabytes: int, *, tokens: int = 0) -> Any:
         return (slice(i, i + 1) for i in range(suite.layout.size(site)))
 
     at_once = chosen(suite, trace)

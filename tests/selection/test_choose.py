@@ -41,12 +41,12 @@ def suite(lm: LanguageModel, make_suite: Make) -> Suite:
 
 
 def chosen(suite: Suite, trace: Trace, seed: int = 0, **changes: Any) -> tuple[Connections, dict[str, float]]:
-    return choose(connectivity(**changes), suite, [trace], seed=seed)
+    return choose(connectivity(**changes), suite, lambda: [trace], seed=seed)
 
 
 def scores(suite: Suite, trace: Trace, site: Site) -> torch.Tensor:
     rows = slice(0, suite.layout.size(site))
-    return mean_contributions(suite, site, rows, record(suite, [trace]), "activation").abs()
+    return mean_contributions(suite, site, rows, record(suite, lambda: [trace], megabytes=1), "activation").abs()
 
 
 def dense(connections: Connections, site: Site) -> torch.Tensor:
@@ -107,13 +107,13 @@ def test_a_budget_of_everything_keeps_whatever_contributes(suite: Suite, trace: 
 
 @pytest.mark.parametrize("changes", [{"C": 0}, {"C": 0, "method": "random"}, {"method": "none"}])
 def test_nothing(suite: Suite, changes: dict[str, Any]) -> None:
-    connections, stats = choose(connectivity(**changes), suite, [], seed=0)
+    connections, stats = choose(connectivity(**changes), suite, list, seed=0)
     assert connections == Connections.none(suite.layout)
     assert stats["connectivity/edges"] == stats["connectivity/in_degree_max"] == stats["connectivity/density"] == 0
 
 
 def test_everything(suite: Suite) -> None:
-    connections, stats = choose(connectivity(method="all"), suite, [], seed=0)
+    connections, stats = choose(connectivity(method="all"), suite, list, seed=0)
     assert connections.is_complete
     assert stats["connectivity/density"] == 1.0
     assert stats["connectivity/edges"] == len(connections)
@@ -155,7 +155,7 @@ def test_random_is_a_function_of_the_seed(suite: Suite, trace: Trace) -> None:
     assert len({tuple(row.tolist()) for row in rows}) > len(rows) // 2
 
 
-def rows_one_by_one(suite: Suite, site: Site, megabytes: int) -> Any:
+def rows_one_by_one(suite: Suite, site: Site, megabytes: int, *, tokens: int = 0) -> Any:
     return (slice(i, i + 1) for i in range(suite.layout.size(site)))
 
 
@@ -176,17 +176,17 @@ def test_from_a_file(suite: Suite, trace: Trace, make_suite: Make, lm: LanguageM
     path = tmp_path / "some.safetensors"
     connections.save(path)
     from_file = connectivity(method="file", path=str(path))
-    again, stats = choose(from_file, suite, [], seed=0)
+    again, stats = choose(from_file, suite, list, seed=0)
     assert again == connections
     assert stats["connectivity/edges"] == len(connections)
 
     smaller = make_suite(lm, n_features=6)
     with pytest.raises(ConfigError, match=r"connectivity\.path=.*some\.safetensors"):
-        choose(from_file, smaller, [], seed=0)
+        choose(from_file, smaller, list, seed=0)
 
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ConfigError, match=r"connectivity\.path=.*some\.safetensors"):
-        choose(from_file, suite, [], seed=0)
+        choose(from_file, suite, list, seed=0)
 
 
 def test_description_of_a_small_example() -> None:

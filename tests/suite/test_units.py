@@ -126,7 +126,7 @@ def experiment(lm: LanguageModel, make_suite: Make, activation: str, windows: To
         chunk_mb=1,
         path=None,
     )
-    connections, statistics = choose(selection, suite, traces, seed=0)
+    connections, statistics = choose(selection, suite, lambda: traces, seed=0)
     suite.connect(connections)
     losses += trained(suite, windows, objective, "pruned", range(6, 12))
     arms = [Arm(mode, suite, mode) for mode in ("plain", "dense", "pruned")]

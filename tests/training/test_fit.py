@@ -2,6 +2,7 @@
 
 import csv
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from scae.checkpoints import CHECKPOINT, read_identity
 from scae.config import AuxK, Bound, ConfigError, Loss, TopKSae, TrainerConfig, Training
 from scae.config import Logger as LoggerConfig
 from scae.data import TokenWindows, WindowModule
-from scae.lm import LanguageModel
+from scae.lm import LanguageModel, Trace
 from scae.objectives import LossOutput, Objective
 from scae.schedule import trapezoid
 from scae.suite import Mode, Suite
-from scae.training import Place, SuiteTraining, fit, start_from_data
+from scae.training import Place, SuiteTraining, fit, start, start_from_data
 
 Make = Callable[..., Any]
 STEPS, CONTEXT = 16, 10
@@ -447,3 +448,30 @@ def test_the_rate_of_a_fit_follows_it(
     config = training(steps=10, lr=0.02, warmup=0.2, decay=0.4)
     run(make_suite(gpt2), windows, tmp_path, loss=objective(), config=config, accumulate=2)
     assert rates == pytest.approx([0.02 * trapezoid(s, steps=10, warmup=0.2, decay=0.4) for s in range(10)])
+
+
+def test_the_start_holds_the_streams_of_few_sites_at_a_time(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One site after the other, it comes to the same numbers as all together, to the bit."""
+    batches = [data(windows, 3).batch(step, rank=0, world_size=1) for step in range(3)]
+    together = make_suite(gpt2, activation="batchtopk").train()
+    start_from_data(together, batches, centred=True)
+    seen: list[weakref.ref] = []
+    held = []
+    run = gpt2.trace
+
+    def trace(*args: Any, **kwargs: Any) -> Trace:
+        held.append(sum(one() is not None for one in seen))
+        found = run(*args, **kwargs)
+        seen.extend(weakref.ref(output) for output in found.outputs.values())
+        return found
+
+    monkeypatch.setattr(gpt2, "trace", trace)
+    monkeypatch.setattr(start, "HELD", 1)
+    apart = make_suite(gpt2, activation="batchtopk").train()
+    start_from_data(apart, batches, centred=True)
+    assert len(held) == len(batches) * len(apart.sites)
+    assert max(held) <= len(batches) + len(gpt2.paths.modules), "more than one site's, and the trace that was the last"
+    for name, value in together.state_dict().items():
+        assert torch.equal(apart.state_dict()[name], value), name

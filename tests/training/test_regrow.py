@@ -16,6 +16,7 @@ from scae.config import Logger, Regrow
 from scae.connections import Connections, Inputs
 from scae.data import TokenWindows
 from scae.lm import LanguageModel, Trace
+from scae.selection import Sample
 from scae.sites import Site
 from scae.suite import Suite, passes
 from scae.training import Place, Regrowth, SuiteTraining, fit, moved_share
@@ -50,8 +51,8 @@ def mask(connections: Connections, site: Site) -> torch.Tensor:
     return kept
 
 
-def measured(suite: Suite, trace: Trace) -> list[Measured]:
-    return measure(suite, objective(logit_kl=1.0), [trace])
+def measured(suite: Suite, trace: Trace) -> Sample[Measured]:
+    return measure(suite, objective(logit_kl=1.0), lambda: [trace], megabytes=1)
 
 
 def test_what_does_least_goes_for_what_helps_most_if_it_helps() -> None:
@@ -122,7 +123,7 @@ def test_a_round_keeps_the_number_and_moves_what_it_should(suite: Suite, trace: 
         helps = -_summed(suite, site, rows, batches, "gradients")
         old, new = mask(before, site), mask(after, site)
         assert torch.equal(old.sum(1), new.sum(1))
-        for i, fires in enumerate(batches[0].codes[site].fired().tolist()):
+        for i, fires in enumerate(batches.records[0].codes[site].fired().tolist()):
             gone, come, stayed = old[i] & ~new[i], new[i] & ~old[i], ~old[i] & ~new[i]
             useful = int((helps[i][~old[i]] > 0).sum())
             assert int(come.sum()) == (min(math.ceil(share * int(old[i].sum())), useful) if fires else 0)
@@ -141,7 +142,7 @@ def test_silent_features_keep_their_connections(suite: Suite, trace: Trace) -> N
 
 
 def test_a_round_does_not_depend_on_the_chunk(suite: Suite, trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_by_one(suite: Suite, site: Site, megabytes: int) -> Any:
+    def one_by_one(suite: Suite, site: Site, megabytes: int, *, tokens: int = 0) -> Any:
         return (slice(i, i + 1) for i in range(suite.layout.size(site)))
 
     at_once = regrown(suite, measured(suite, trace), share=0.4, chunk_mb=1)

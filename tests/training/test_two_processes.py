@@ -1,5 +1,6 @@
 """Two processes give what one gives: a batch is counted over all devices (CPU, gloo, float64)."""
 
+import csv
 import runpy
 import subprocess
 import sys
@@ -9,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
-from scae.data import TokenWindows, WindowModule
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = '''
@@ -25,38 +24,50 @@ tiny = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tiny)
 import torch
 
+from scae.config import AuxK, Logger, TrainerConfig, Training
 from scae.data import TokenWindows, WindowModule
-from scae.config import Logger, Loss, TrainerConfig, Training
-from scae.data import TokenWindows, WindowModule
-from scae.dictionaries import BatchTopK, Dictionary, TopK
 from scae.objectives import Objective
-from scae.objectives.terms import LogitKl, Recon
-from scae.suite import Suite
+from scae.objectives import terms
 from scae.training import Place, SuiteTraining, fit
 
 lm = tiny._build("gpt2").lm
 tokens = torch.randint(40, (30, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
-windows = TokenWindows(tokens=tokens, lengths=10 - torch.arange(30, dtype=torch.int32) % 5, bos=True)
-config = Training(steps=6, batch_size=8, lr=0.01, warmup=0.1, decay=0.3, unit_norm=True)
+lengths = 10 - torch.arange(30, dtype=torch.int32) % 5
+packing = {{
+    "document": TokenWindows(tokens=tokens, lengths=lengths, bos=True),
+    "packed": TokenWindows(tokens=tokens, lengths=torch.full((30,), 10, dtype=torch.int32), bos=True, separator=7,
+                           starts=tokens % 6 == 0),  # what stands between documents, and where attention ends
+}}
+mse, fvu, huber = (terms.Recon(weight=1.0, kind=kind, knee=0.5) for kind in ("mse", "fvu", "huber"))
+kl, ce = terms.LogitKl(weight=1.0, temperature=1.5), terms.CrossEntropy(weight=1.0)
+block_mse, auxk = terms.BlockMse(weight=0.1, layers="all"), terms.AuxK(weight=0.1)
+losses = {{
+    "mse": ("pruned", [mse]),
+    "fvu": ("plain", [fvu]),
+    "recon_kl": ("pruned", [huber, kl]),
+    "ce": ("pruned", [ce]),
+    "e2e": ("spliced", [fvu, block_mse, kl]),
+    "all": ("pruned", [huber, block_mse, kl, ce, terms.Sparsity(weight=0.01), auxk]),
+}}
+config = Training(steps=4, batch_size=8, lr=0.01, warmup=0.1, decay=0.3, unit_norm=True)
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
                         checkpoint_minutes=60.0, worst_share_warning=0.99, progress=False)
-logger = Logger(kind="csv", every=5, project=None, mode=None)
-for kind in ("mse", "fvu", "huber"):
-    generator = torch.Generator().manual_seed(3)
-    suite = Suite({{site: Dictionary(d_model=16, n_features=20, activation=TopK(k=3), transcoder=site.kind == "mlp")
-                   for site in lm.paths.modules}}, lm).double()
-    for parameter in suite.parameters():
-        parameter.data = 0.4 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
-    suite[suite.sites[0]].b_enc.data[:2] = -30.0
-    folder = out / kind
-    folder.mkdir(parents=True, exist_ok=True)
-    objective = Objective([Recon(weight=1.0, kind=kind, knee=0.5), LogitKl(weight=1.0, temperature=1.0)])
-    module = SuiteTraining(suite, objective, config, mode="pruned", clip=0.1, identity={{"artifact": "x"}})
-    fit(module, WindowModule(train=windows, batch_size=8, steps=6, seed=5), steps=6, tokens_per_step=80,
-        trainer=trainer, logger=logger, place=Place("pretrain", folder, "group"), seed=0)
-    rank = os.environ.get("LOCAL_RANK", "0")
-    torch.save(suite.state_dict(), folder / f"state-{{rank}}.pt")
+for activation in ("relu", "topk", "batchtopk"):
+    for packed, windows in packing.items():
+        for loss, (mode, parts) in losses.items():
+            revival = AuxK(weight=0.1, k=3, dead_after=100) if auxk in parts else None
+            suite = tiny.make_suite.__wrapped__()(lm, activation=activation, n_features=20, auxk=revival)
+            suite[suite.sites[0]].b_enc.data[:2] = -30.0
+            suite.connect(tiny.ragged.__wrapped__()(suite.layout))
+            folder = out / activation / packed / loss
+            folder.mkdir(parents=True, exist_ok=True)
+            module = SuiteTraining(suite, Objective(parts), config, mode=mode, clip=0.1, identity={{"artifact": "x"}})
+            fit(module, WindowModule(train=windows, batch_size=8, steps=4, seed=5), steps=4, tokens_per_step=80,
+                trainer=trainer, logger=Logger(kind="csv", every=1, project=None, mode=None),
+                place=Place("pretrain", folder, "group"), seed=0)
+            rank = os.environ.get("LOCAL_RANK", "0")
+            torch.save(suite.state_dict(), folder / f"state-{{rank}}.pt")
 '''
 
 
@@ -80,7 +91,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
                 runpy.run_path(str(script), run_name="__main__")
             else:
                 command = [sys.executable, *arguments]
-                done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+                done = subprocess.run(command, capture_output=True, text=True, timeout=400)
                 assert done.returncode == 0, done.stderr[-4000:]
         return out
 
@@ -91,21 +102,34 @@ def read(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
+def logged(folder: Path) -> dict[str, list[float]]:
+    """By name, what was logged step by step."""
+    rows = list(csv.DictReader((folder / "logs" / "metrics.csv").open()))
+    return {name: [float(row[name]) for row in rows if row[name]] for name in rows[0] if name.startswith("train/")}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mse", "fvu", "huber"])
-def test_two_processes_give_what_one_gives(trained: Callable[[int], Path], kind: str) -> None:
-    """The processes see windows of different lengths: a mean is taken over the tokens of both."""
-    one = read(trained(1) / kind / "state-0.pt")
-    two = [read(trained(2) / kind / f"state-{rank}.pt") for rank in range(2)]
+@pytest.mark.parametrize("loss", ["mse", "fvu", "recon_kl", "ce", "e2e", "all"])
+@pytest.mark.parametrize("packing", ["document", "packed"])
+@pytest.mark.parametrize("activation", ["relu", "topk", "batchtopk"])
+def test_two_processes_give_what_one_gives(
+    trained: Callable[[int], Path], activation: str, packing: str, loss: str
+) -> None:
+    """The processes see different numbers of text tokens: means, the cut of BatchTopK and clocks are those of both."""
+    case = Path(activation) / packing / loss
+    one = read(trained(1) / case / "state-0.pt")
+    two = [read(trained(2) / case / f"state-{rank}.pt") for rank in range(2)]
     clocks = [name for name in one if name.endswith("tokens_since_fired")]
-    lengths = 10 - torch.arange(30) % 5
-    windows = TokenWindows(tokens=torch.zeros(30, 10, dtype=torch.int32), lengths=lengths.int(), bos=True)
-    module = WindowModule(train=windows, batch_size=8, steps=6, seed=5)
-    seen = torch.cat([module.indices(step) for step in range(6)])
-    assert max(int(one[name].max()) for name in clocks) == int((lengths[seen] - 1).sum())
+    assert max(int(one[name].max()) for name in clocks) > 150
+    assert activation != "batchtopk" or min(float(v) for name, v in one.items() if name.endswith("threshold")) > 0
     for name, value in one.items():
         assert torch.equal(two[0][name], two[1][name]), f"the processes differ in {name}"
         if name in clocks:
             assert torch.equal(two[0][name], value), name
         else:
-            torch.testing.assert_close(two[0][name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(two[0][name], value, rtol=1e-6, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
+    alone, together = logged(trained(1) / case), logged(trained(2) / case)
+    assert len(alone["train/loss"]) == 4
+    assert together.keys() == alone.keys()
+    for name, values in alone.items():
+        assert together[name] == pytest.approx(values, rel=1e-6), name

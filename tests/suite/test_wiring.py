@@ -1,0 +1,34 @@
+"""What the connections of a suite cost to hold."""
+
+from collections.abc import Callable
+from typing import Any
+
+from scae.connections import Connections
+from scae.kernels import Edges
+from scae.lm import LanguageModel
+from scae.suite import Suite
+from scae.typing import Tensor
+
+
+def test_an_edge_takes_twenty_bytes(
+    lm: LanguageModel, make_suite: Callable[..., Suite], ragged: Callable[..., Connections]
+) -> None:
+    """Five numbers of four bytes: one is that of the edge list, one numbers the sources anew for the weights."""
+    suite = make_suite(lm, n_features=40)
+    suite.connect(ragged(suite.layout))
+    edge_list = suite.connections.edge_list
+    for site in suite.sites:
+        if not len(edge_list[site]):
+            continue
+        suite.connections.weights(site)
+        into: Any = suite.connections._into(site)
+        held: list[Tensor] = [edge_list[site].up]
+        for edges in (into.edges, into.from_sources):
+            assert isinstance(edges, Edges)
+            held += edges.tensors
+        by_place = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
+        pointers = sum(
+            tensor.untyped_storage().nbytes()
+            for tensor in (into.edges.ptr, into.from_sources.ptr, edge_list[site].crow)
+        )
+        assert sum(by_place.values()) - pointers == 20 * len(edge_list[site])

@@ -1,0 +1,197 @@
+"""The real command, killed or asked to stop in every stage and then repeated: it ends as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_experiment import LAUNCHER_VARIABLES, MICRO, ROOT, corpus
+
+STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+STOP_AT = {
+    "model": "scae.lm.tiny:TinyTraining.training_step:50",
+    "pretrain": "scae.training.module:SuiteTraining.training_step:8",
+    "select": "scae.connections:Connections.save:1",
+    "finetune": "scae.training.module:SuiteTraining.training_step:6",
+    "evaluate": "scae.evaluation.unigram:unigram_ce:1",
+}
+FITS = ("model", "pretrain", "finetune")
+LOGGED = ("logger.every=2",)
+SITECUSTOMIZE = '''
+"""Send a signal to the first process of the command when a function has returned for the n-th time."""
+import importlib.util, os, sys
+
+module, name, n = os.environ["TEST_STOP_AT"].split(":")
+signum, group = int(os.environ["TEST_SIGNAL"]), "TEST_GROUP" in os.environ
+calls = 0
+
+class Finder:
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):
+        if fullname != module:
+            return None
+        sys.meta_path.remove(Finder)
+        spec = importlib.util.find_spec(fullname)
+        run = spec.loader.exec_module
+        spec.loader.exec_module = lambda loaded: (run(loaded), wrap(loaded))
+        return spec
+
+def wrap(loaded):
+    *owners, last = name.split(".")
+    owner = getattr(loaded, owners[0]) if owners else loaded
+    function = getattr(owner, last)
+
+    def counting(*args, **kwargs):
+        global calls
+        returned = function(*args, **kwargs)
+        calls += 1
+        if calls == int(n):
+            os.killpg(0, signum) if group else os.kill(os.getpid(), signum)
+        return returned
+
+    setattr(owner, last, counting)
+
+if "LOCAL_RANK" not in os.environ:
+    sys.meta_path.insert(0, Finder)
+'''
+
+pytestmark = pytest.mark.slow
+
+
+class Command:
+    """Runs train.py in `folder`, with artifacts of its own, and sends it signals from inside."""
+
+    def __init__(self, folder: Path, *overrides: str) -> None:
+        self.folder, self.root = folder, folder / "artifacts"
+        (folder / "site").mkdir(parents=True)
+        (folder / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
+        self.overrides = [*overrides, f"paths.artifacts={self.root}"]
+
+    def stop(self, stage: str, signum: int, *overrides: str, group: bool = False) -> tuple[int, str]:
+        """Its exit status and what it wrote to stderr when it was stopped in a stage."""
+        asks = {"TEST_STOP_AT": STOP_AT[stage], "TEST_SIGNAL": str(int(signum))}
+        return self._run({"PYTHONPATH": f"{self.folder / 'site'}:{ROOT}"} | asks, *overrides, group=group)
+
+    def finish(self) -> tuple[dict[str, Any], dict[str, float]]:
+        """Run to the end; what the artifacts hold, and the metrics without times."""
+        status, told = self._run({"PYTHONPATH": str(ROOT)}, f"hydra.run.dir={self.folder / 'run'}")
+        assert status == 0, told
+        metrics = json.loads((self.folder / "run" / "metrics.json").read_text())
+        return content(self.root), {name: value for name, value in metrics.items() if not name.startswith("time/")}
+
+    def _run(self, variables: dict[str, str], *overrides: str, group: bool = False) -> tuple[int, str]:
+        environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
+        environment |= variables
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *overrides, *self.overrides],
+            cwd=self.folder,
+            env=environment | ({"TEST_GROUP": "1"} if group else {}),
+            start_new_session=True,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        told = process.communicate(timeout=300)[1]
+        patience = time.monotonic() + 20
+        while has_processes(process.pid):
+            assert time.monotonic() < patience, f"processes are left\n{told}"
+            time.sleep(0.1)
+        return process.returncode, told
+
+
+def has_processes(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def content(root: Path) -> dict[str, Any]:
+    """Every file of the finished artifacts but for times; the last checkpoint depends on the clock."""
+    found: dict[str, Any] = {}
+    for path in root.rglob("*"):
+        if path.is_file() and path.suffix not in (".lock", ".ckpt"):
+            name = str(path.relative_to(root))
+            found[name] = path.read_bytes()
+            if path.name == "artifact.json":
+                found[name] = {key: value for key, value in json.loads(found[name]).items() if key != "finished"}
+                found[name].get("facts", {}).pop("seconds", None)
+            elif path.suffix == ".safetensors":  # its header is in no certain order
+                start = 8 + int.from_bytes(found[name][:8], "little")
+                found[name] = json.loads(found[name][8:start]), found[name][start:]
+    return found
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    corpus(path)
+    return f"data.path={path}"
+
+
+@pytest.fixture(scope="module")
+def whole(text: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, float]]:
+    """The artifacts and the metrics of a run that nobody stops."""
+    return Command(tmp_path_factory.mktemp("whole") / "command", *MICRO, *LOGGED, text).finish()
+
+
+@pytest.mark.parametrize("signum", list(STATUS), ids=lambda signum: signum.name)
+def test_stopped_in_every_stage_it_ends_like_an_uninterrupted_run(
+    whole: tuple[dict[str, Any], dict[str, float]], text: str, tmp_path: Path, signum: signal.Signals
+) -> None:
+    """Every command continues where the one before was stopped, and is stopped in the next stage."""
+    often = ["trainer.checkpoint_minutes=0.0005"] if signum == signal.SIGKILL else []
+    command = Command(tmp_path, *MICRO, *LOGGED, *often, text)
+    for stage in STOP_AT:
+        status, told = command.stop(stage, signum)
+        assert status == STATUS[signum], told
+        assert "Traceback" not in told
+        (partial,) = command.root.glob("*.partial")
+        assert partial.name.startswith(stage)
+        lines = [line for line in told.splitlines() if "stopped by" in line]
+        if signum == signal.SIGKILL:
+            assert lines == []
+        else:
+            assert len(lines) == 1
+            assert lines[0].endswith("; the same command continues")
+            assert (f"stopped by {signum.name} in {stage} after step" in lines[0]) == (stage in FITS)
+            assert (partial / "last.ckpt").exists() == (stage in FITS)
+    artifacts, metrics = command.finish()
+    assert metrics == whole[1]
+    assert artifacts.keys() == whole[0].keys()
+    assert len([name for name in artifacts if name.endswith("logs/metrics.csv")]) == 3
+    assert [name for name, value in artifacts.items() if value != whole[0][name]] == []
+
+
+def test_two_processes_stop_together(text: str, tmp_path: Path) -> None:
+    """Asked alone in a fit; as a group, as by Ctrl-C, while the other one waits; the first one killed in a fit."""
+    two = [override for override in MICRO if override != "trainer=cpu"]
+    two += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.progress=false"]
+    command = Command(tmp_path, *two, "model.steps=20", text)
+    status, told = command.stop("pretrain", signal.SIGTERM)
+    assert status == 143, told
+    assert told.count("stopped by SIGTERM in pretrain after step 8 of 12; the same command continues") == 1
+    status, told = command.stop("select", signal.SIGINT, group=True)
+    assert "pretrain: resuming from" in told
+    assert status == 130, told
+    assert told.count("stopped by SIGINT; the same command continues") == 1
+    assert "Traceback" not in told
+    status, told = command.stop("finetune", signal.SIGKILL)
+    assert status == -9, told
+
+
+def test_a_sweep_ends_with_the_job_that_is_stopped(text: str, tmp_path: Path) -> None:
+    command = Command(tmp_path, *MICRO, "model.steps=20", text)
+    sweep = ["-m", "connectivity.C=3,4", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    status, told = command.stop("pretrain", signal.SIGTERM, *sweep)
+    assert status == 143, told
+    assert told.count("stopped by SIGTERM") == 1
+    assert json.loads((tmp_path / "sweep" / "0" / "job.json").read_text())["status"] == "stopped"
+    assert not (tmp_path / "sweep" / "1").exists()
+    assert len(list(command.root.glob("pretrain-*.partial/last.ckpt"))) == 1

@@ -1,0 +1,49 @@
+"""Every process has its own device from the start, and fits run where the other stages do."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from scae.config import ConfigError, parse
+from scae.training.devices import accelerator, device
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_LOCALID"])
+def test_each_process_of_a_machine_has_its_own_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device("auto") == torch.device("cuda", 0)
+    monkeypatch.setenv(name, "3")
+    assert device("auto") == device("cuda") == torch.device("cuda", 3)
+    assert device("cpu") == torch.device("cpu")
+
+
+def test_a_mac_fits_where_it_evaluates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert accelerator("auto") == "cpu"
+    assert device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "override", ["trainer.accelerator=mps", "trainer.strategy=ddp_fork", "trainer.strategy=ddp_spawn"]
+)
+def test_what_cannot_work_is_refused_in_the_config(override: str) -> None:
+    from hydra import compose, initialize_config_dir
+
+    from scae.hydra_support import values
+
+    key, _, value = override.partition("=")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", overrides=[override, "paths.output=run"])
+    with pytest.raises(ConfigError, match=f"{key}='{value}': allowed: 'auto'"):
+        parse(values(composed))
