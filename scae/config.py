@@ -5,6 +5,7 @@ configuration is refused within a second of the command.
 """
 
 import glob
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -33,6 +34,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Separator = Literal["none", "bos", "eos"]
 Layers = Literal["all"] | Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
@@ -61,7 +63,7 @@ class LocalModel(Section):
     """Any Hugging Face causal language model directory."""
 
     kind: Literal["local"]
-    path: str = Field(examples=["models/pythia-70m"], description="a folder with config.json and tokenizer.json")
+    path: Text = Field(examples=["models/pythia-70m"], description="a folder with config.json and tokenizer.json")
     dtype: Literal["float32", "bfloat16"]
 
 
@@ -69,7 +71,7 @@ class HubModel(Section):
     """A model by its Hugging Face name."""
 
     kind: Literal["hub"]
-    name: str = Field(examples=["EleutherAI/pythia-70m-deduped"])
+    name: Text = Field(examples=["EleutherAI/pythia-70m-deduped"])
     revision: str | None
     dtype: Literal["float32", "bfloat16"]
 
@@ -101,13 +103,13 @@ class StdlibData(Windows):
 
 class TextData(Windows):
     kind: Literal["text"]
-    path: str | list[str] = Field(examples=["texts"], description="files, folders, globs of .txt, .jsonl, .parquet")
+    path: Text | list[Text] = Field(examples=["texts"], description="files, folders, globs of .txt, .jsonl, .parquet")
     field: str = Field(description="the column of .jsonl and .parquet that holds the text")
 
 
 class HubData(Windows):
     kind: Literal["hub"]
-    name: str = Field(examples=["NeelNanda/pile-10k"])
+    name: Text = Field(examples=["NeelNanda/pile-10k"])
     config: str | None
     split: str
     field: str
@@ -272,8 +274,8 @@ class Logger(Section):
 
 
 class Paths(Section):
-    artifacts: str
-    output: str
+    artifacts: Text
+    output: Text
 
 
 class Config(Section):
@@ -313,6 +315,7 @@ def parse(values: Mapping[str, Any]) -> Config:
         *_training_problems(config),
         *_choice_problems(config),
         *_missing_files(config),
+        *_unwritable(config),
     ]
     if problems:
         raise cannot_run(problems)
@@ -435,6 +438,16 @@ def _missing_files(config: Config) -> Iterator[str]:
     for key, path in (("connectivity.path", config.connectivity.path), ("ckpt_path", config.ckpt_path)):
         if path is not None and not Path(path).is_file():
             yield f"{key}={path}: no such file"
+
+
+def _unwritable(config: Config) -> Iterator[str]:
+    for key, path in (("paths.artifacts", config.paths.artifacts), ("paths.output", config.paths.output)):
+        folder = Path(path).absolute()
+        nearest = next(part for part in (folder, *folder.parents) if part.exists())
+        if not nearest.is_dir():
+            yield f"{key}={path}: {nearest} is a file; needed: a folder, or a place where one can be made"
+        elif not os.access(nearest, os.W_OK | os.X_OK):
+            yield f"{key}={path}: nothing can be written into {nearest}; needed: a folder that can be written"
 
 
 def text_files(path: str | list[str]) -> list[Path]:

@@ -2,11 +2,15 @@
 
 import functools
 import itertools
+import json
+import math
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from test_experiment import alone, configure, corpus, execute, python
 
 from scae.config import Config, parse
 from scae.hydra_support import values
@@ -89,3 +93,70 @@ def test_a_preset_says_how_many_features_are_active_whatever_the_type(experiment
     rest, sections = typed(experiment, folder)
     assert rest["l0"] == sections["sae"]["topk"].k == sections["sae"]["batchtopk"].k
     assert {"k", "threshold_rate"}.isdisjoint(type(sections["sae"]["vanilla"]).model_fields)
+
+
+# the smoke size of every row, from end to end
+
+SHORT = ("model.steps=10", "pretrain.steps=4", "finetune.steps=4", "finetune.regrow.every=2", "trainer.progress=false")
+_ = alone  # a fixture of every test here, too
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text, and a small random Llama directory that stands for every model from elsewhere."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from scae.data import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "text").mkdir()
+    corpus(folder / "text/text.jsonl")
+    tokenizer = train_tokenizer([(folder / "text/text.jsonl").read_text()], 300)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes, **ids)
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder
+
+
+def local_names(row: dict[str, str], files: Path) -> list[str]:
+    """What a user gives to these choices; what lies on the hub is read from a folder, and a GPU may be missing."""
+    import torch
+
+    found = []
+    if row["model"] not in ("tiny", "smoke"):
+        found.append(f"model.{'path' if row['model'] == 'local' else 'name'}={files / 'model'}")
+    if row["data"] != "stdlib":
+        found.append(f"data.{'path' if row['data'] == 'text' else 'name'}={files / 'text'}")
+    if row["trainer"] == "ddp" or (row["trainer"] == "gpu" and not torch.cuda.is_available()):
+        found.append("trainer.accelerator=cpu")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", rows(), ids=lambda row: " ".join(row.values()))
+def test_every_row_runs_to_the_end(row: dict[str, str], files: Path, tmp_path: Path) -> None:
+    short = [part for part in SHORT if row["model"] in ("tiny", "smoke") or not part.startswith("model.")]
+    own = [f"paths.artifacts={tmp_path / 'artifacts'}", *local_names(row, files), *short]
+    chosen = [f"{group}={choice}" for group, choice in row.items() if group != "connectivity"]
+    chosen = ["experiment=smoke", *chosen, f"loss@pretrain.loss={row['loss']}", *own]
+    connectivity = [f"connectivity={row['connectivity']}"]
+    if row["connectivity"] == "file":
+        execute(
+            configure(
+                *chosen, "stages=[select]", "trainer.strategy=auto", "trainer.devices=1", f"paths.output={tmp_path}"
+            )
+        )
+        (found,) = (tmp_path / "artifacts").glob("select-*/connections.safetensors")
+        connectivity.append(f"connectivity.path={found}")
+    if row["trainer"] == "ddp":
+        command, options = python(*chosen, *connectivity, f"hydra.run.dir={tmp_path / 'out'}", cwd=tmp_path)
+        done = subprocess.run(command, capture_output=True, timeout=600, **options)
+        assert done.returncode == 0, done.stderr[-3000:]
+        metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    else:
+        metrics = execute(configure(*chosen, *connectivity, f"paths.output={tmp_path / 'out'}"))
+    assert metrics
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert (tmp_path / "out/report.md").is_file()

@@ -122,6 +122,7 @@ def _seconds(action: Callable[[], object]) -> float:
         ("finetune.regrow.every=0", ["finetune.regrow.every=0", "at least 1 or null"]),
         ("connectivity.path=here", ["connectivity.path=here", "connectivity.method=contribution"]),
         ("logger.kind=wandb", ["logger=wandb"]),
+        ("paths.artifacts=''", ["paths.artifacts=''", "text that is not empty"]),
         ("ckpt_path=/nowhere.ckpt", ["ckpt_path=/nowhere.ckpt: no such file"]),
         ("model=local", ["model.path: needs a value", "`model.path="]),
         ("data=hub", ["data.name: needs a value", "`data.name=NeelNanda/pile-10k`"]),
@@ -230,6 +231,20 @@ def test_files_are_looked_for(composed: Composed, tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("words")
     parse(composed("data=text", f"data.path=[{tmp_path}/*.txt]"))
     assert "no config.json there" in refusal(composed, "model=local", f"model.path={tmp_path}")
+
+
+@pytest.mark.parametrize("key", ["paths.artifacts", "paths.output"])
+def test_folders_that_cannot_be_written(
+    composed: Composed, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert f"{key}={path}: {tmp_path / 'file'} is a file" in refusal(composed, f"{key}={path}")
+    parse(composed(f"{key}={tmp_path}/new/folder"))
+    monkeypatch.setattr("scae.config.os.access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    told = refusal(composed, f"{key}={tmp_path}/new/folder")
+    assert f"{key}={tmp_path}/new/folder: nothing can be written into {tmp_path}" in told
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 @pytest.mark.usefixtures("composed")

@@ -175,7 +175,7 @@ def python(*arguments: str, cwd: Path) -> tuple[list[str], dict[str, Any]]:
 
 def test_every_number_that_is_promised(finished: Finished) -> None:
     metrics = finished.metrics
-    expected = {"lm/ce", "lm/ce_zero", "lm/ce_mean", "lm/ce_unigram"}
+    expected = {"lm/ce", "lm/ce_zero", "lm/ce_mean", "lm/ce_unigram", "lm/modules", "lm/replaced"}
     per_arm = {"ce", "ce_diff", "ce_recovered", "kl", "top1", "fvu_mean", "fvu_max", "connected_recovered"}
     per_arm |= {"above_dense"}
     per_arm |= {f"{name}/{site}" for name in ("fvu", "l0", "dead") for site in SITES}
@@ -523,6 +523,7 @@ def test_variations_run_to_the_end(finished: Finished, tmp_path: Path, overrides
         assert metrics["connectivity/bypass/1.mlp"] == pytest.approx(1.0)
     if overrides[0] == "sites=mlp":
         assert not [key for key in metrics if "attn" in key]
+        assert "stand in for 2 of the model's 4 modules" in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("loss", ["recon", "e2e"])
