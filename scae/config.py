@@ -134,22 +134,37 @@ class Bound(Section):
 
 
 class Sae(Section):
-    """One dictionary; all sites share these settings."""
+    """What every type of dictionary has; all sites share these settings."""
 
-    activation: Literal["relu", "topk", "batchtopk"]
     features: Positive | None = Field(description="absolute size; null: expansion x d_model")
     expansion: Positive | None
-    k: Positive | None = Field(
-        description="features a token (topk), on average over a batch (batchtopk); null for relu"
-    )
-    l1: Weight = Field(description="weight of the L1 norm of the activations, a token")
     centred: bool = Field(description="whether the unit of a site subtracts its mean, as it divides by its size")
     bound: Bound
-    threshold_rate: Fraction = Field(description="step of the running mean that learns BatchTopK's inference threshold")
     auxk: AuxK
 
     def size(self, d_model: int) -> int:
         return self.features if self.features is not None else (self.expansion or 0) * d_model
+
+
+class VanillaSae(Sae):
+    """ReLU: whatever is positive is active."""
+
+    kind: Literal["vanilla"]
+    l1: Weight = Field(description="weight of the L1 norm of the activations, a token")
+
+
+class TopKSae(Sae):
+    kind: Literal["topk"]
+    k: Positive = Field(description="features a token")
+
+
+class BatchTopKSae(Sae):
+    kind: Literal["batchtopk"]
+    k: Positive = Field(description="features a token, on average over a batch")
+    threshold_rate: Fraction = Field(description="step of the running mean that learns the inference threshold")
+
+
+AnySae = Annotated[VanillaSae | TopKSae | BatchTopKSae, Field(discriminator="kind")]
 
 
 class Connectivity(Section):
@@ -265,7 +280,10 @@ class Config(Section):
     model: Annotated[TinyModel | LocalModel | HubModel, Field(discriminator="kind")]
     data: Annotated[StdlibData | TextData | HubData, Field(discriminator="kind")]
     sites: Sites
-    sae: Sae
+    l0: Positive = Field(
+        description="active features a token that a dictionary aims at: sae.k where nothing else is set"
+    )
+    sae: AnySae
     connectivity: Connectivity
     pretrain: Pretrain
     finetune: Finetune
@@ -279,7 +297,7 @@ class Config(Section):
         description="stages to compute again, with everything made from them"
     )
     ckpt_path: str | None = Field(description="a checkpoint whose stage is resumed")
-    seed: Count
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     optimized_metric: str
 
 
@@ -321,11 +339,7 @@ def _dictionary_problems(config: Config) -> Iterator[str]:
     if (sae.features is None) == (sae.expansion is None):
         both = f"sae.features={_null(sae.features)} and sae.expansion={_null(sae.expansion)}"
         yield f"{both}: set exactly one of them, the other to null"
-    if sae.activation == "relu" and sae.k is not None:
-        yield f"sae.k={sae.k}: sae.activation=relu keeps whatever is positive; allowed: null"
-    if sae.activation != "relu" and sae.k is None:
-        yield f"sae.k=null: sae.activation={sae.activation} needs a number of features a token, at least 1"
-    if sae.k is not None and sae.features is not None and sae.k > sae.features:
+    if not isinstance(sae, VanillaSae) and sae.features is not None and sae.k > sae.features:
         yield f"sae.k={sae.k}: more than sae.features={sae.features}; lower sae.k or raise sae.features"
 
 
@@ -345,7 +359,7 @@ def _model_problems(config: Config) -> Iterator[str]:
 def shape_problems(config: Config, *, d_model: int, n_layers: int) -> Iterator[str]:
     """What a model of this shape has no room for."""
     sae = config.sae
-    if sae.k is not None and sae.features is None and sae.k > sae.size(d_model):
+    if not isinstance(sae, VanillaSae) and sae.features is None and sae.k > sae.size(d_model):
         yield (
             f"sae.k={sae.k}: more than the {sae.size(d_model)} features of sae.expansion={_null(sae.expansion)} x "
             f"{d_model}, the model's d_model; lower sae.k or raise sae.expansion"

@@ -501,7 +501,7 @@ def test_a_full_disk_at_the_end_is_one_error(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("sae=vanilla", "sae.expansion=4", "sae.k=null"),
+        ("sae=vanilla", "sae.expansion=4"),
         ("connectivity=all",),
         ("connectivity=none",),
         ("connectivity.C=0",),
