@@ -11,6 +11,8 @@ NAMES = {
     "plain": "the pruned step against the plain step of the same suite",
     "sae": "a training step of one dictionary against its encoder product, and against other packages",
     "scaling": "how a pruned step grows with features, connections, tokens and layers",
+    "memory": "what selection, the start of pretraining and evaluation hold, in parts and all at once",
+    "waiting": "threads that sleep while they wait against threads that spin, alone and beside busy processes",
     "end_to_end": "the default experiment: its stages, and the parts of a training step",
 }
 

@@ -9,10 +9,11 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.measure import ALLOCATOR, interleaved, peak_bytes
@@ -37,19 +38,26 @@ class Case:
         return getattr(import_module(f"benchmarks.{module}"), function)(**self.values)
 
 
-def measured(cases: Sequence[Case], *, device: str, keep_freed: bool = False) -> list[dict[str, Any]]:
+def measured(
+    cases: Sequence[Case],
+    *,
+    device: str,
+    keep_freed: bool = False,
+    environment: Mapping[str, str | None] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
     """`seconds` (where rounds were asked for) and `bytes` at the peak of each case, each in a process of its own.
 
     keep_freed: with the allocator that training runs under, for times; without it, for memory, a block that was freed
-    is memory that is gone.
+    is memory that is gone. environment: variables of these processes; None: one that is not set.
     """
+    variables: dict[str, str | None] = {**os.environ, **(ALLOCATOR if keep_freed else {}), **environment}
     request = json.dumps({"device": device, "cases": [asdict(case) for case in cases]})
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.worker"],
         input=request,
         stdout=subprocess.PIPE,
         cwd=ROOT,
-        env=os.environ | (ALLOCATOR if keep_freed else {}),
+        env={name: value for name, value in variables.items() if value is not None},
         text=True,
         check=True,
     )

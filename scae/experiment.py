@@ -135,8 +135,9 @@ def adopt_checkpoint(plan: Plan, checkpoint: Path) -> None:
     if artifact.is_complete:
         log.info("ckpt_path: %s is complete already, nothing to resume", artifact.folder)
     elif is_first_process() and checkpoint.resolve() != (artifact.partial / CHECKPOINT).resolve():
-        artifact.partial.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(checkpoint, artifact.partial / CHECKPOINT)
+        with writing(artifact.partial):
+            artifact.partial.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint, artifact.partial / CHECKPOINT)
 
 
 def write_results(plan: Plan) -> dict[str, float]:

@@ -19,7 +19,7 @@ if str(ROOT) not in sys.path:  # benchmarks are not installed
     sys.path.insert(0, str(ROOT))
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import pruned, scaling, worker  # noqa: E402
+from benchmarks import pruned, scaling, waiting, worker  # noqa: E402
 from benchmarks.dense_reference import dense_masks, dense_pass, sum_of_fvu  # noqa: E402
 from benchmarks.measure import interleaved, peak_bytes  # noqa: E402
 from benchmarks.synthetic import Sizes, SyntheticModel, connect, make_suite  # noqa: E402
@@ -148,6 +148,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "pruned": {"sizes": TINY},
     "plain": {"sizes": TINY, "counts": (2, 6), "method": "random"},
     "sae": {"shape": {"tokens": 32, "d_model": 8, "k": 2}, "features": (16, 32)},
+    "memory": {"sizes": TINY, "batches": 2, "vocab": 600},
     "scaling": {"base": TINY, "axes": {"features": (12, 24), "C": (2, 6), "windows": (1, 2), "layers": (1, 2)}},
 }
 
@@ -192,6 +193,21 @@ def test_a_command_writes_its_rows(
     if name == "pruned":
         assert [row["name"] for row in rows] == ["chosen connections"]
         assert all(row["loss_difference"] < 1e-5 for row in rows)
+
+
+def test_waiting_takes_turns_in_processes_of_either_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long they take is made up here."""
+    asked: list[str | None] = []
+
+    def measured(cases: Any, *, environment: dict[str, str | None], **given: Any) -> list[dict[str, Any]]:
+        asked.append(environment["OMP_WAIT_POLICY"])
+        return [{"seconds": [1.0 if asked[-1] else 3.0]} for _ in cases]
+
+    monkeypatch.setattr(waiting, "measured", measured)
+    alone, beside = waiting.run(quick=True, device="cpu", turns=2)
+    assert asked == ["PASSIVE", None] * 4
+    assert (alone.name, alone.ratio, beside.ratio) == ("alone", 3.0, 3.0)
+    assert beside.sizes["busy"] > alone.sizes["busy"] == 0
 
 
 @pytest.mark.slow
