@@ -149,4 +149,5 @@ def _update(module: SuiteTraining, optimizer: torch.optim.Optimizer, trace: Any)
 def _sizes(config: Config) -> dict[str, Any]:
     model = config.model
     own = {"L": model.n_layers, "d": model.d_model} if model.kind == "tiny" else {}
-    return own | {"k": config.sae.k, "C": config.connectivity.C, "context": config.data.context}
+    k = {} if config.sae.kind == "vanilla" else {"k": config.sae.k}
+    return own | k | {"C": config.connectivity.C, "context": config.data.context}

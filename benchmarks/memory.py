@@ -8,7 +8,7 @@ from benchmarks.rows import Row, say
 from benchmarks.synthetic import QUICK, Sizes
 from benchmarks.worker import Case, peaks
 
-SIZES = Sizes(layers=6, d_model=256, heads=8, features=512, k=16, C=16, windows=8, context=256)
+SIZES = Sizes(layers=6, d_model=256, heads=8, features=512, k=16, C=16, windows=2, context=256)
 
 
 def run(
@@ -16,12 +16,13 @@ def run(
 ) -> list[Row]:
     """A row for each of the three; its ratio is one of memory, its seconds say what the parts cost."""
     sizes = sizes or (QUICK if quick else SIZES)
-    batches = batches or (2 if quick else 16)
-    one = {"sizes": replace(sizes, windows=max(1, sizes.windows // 2)).plain(), "vocab": vocab}
+    batches = batches or (2 if quick else 48)
     many = {"sizes": sizes.plain(), "batches": batches}
+    wide = {"sizes": replace(sizes, d_model=3 * sizes.d_model).plain(), "batches": batches}
+    one = {"sizes": replace(sizes, windows=2 * sizes.windows).plain(), "vocab": vocab}
     work: dict[str, tuple[str, dict[str, Any]]] = {
         "select": ("bounded_steps.scoring", many),
-        "start of pretraining": ("bounded_steps.starting", many),
+        "start of pretraining": ("bounded_steps.starting", wide),
         "evaluate": ("bounded_steps.evaluating", one),
     }
     rows = []
@@ -38,7 +39,8 @@ def run(
                 memory,
                 ratio=memory[1] / max(1, memory[0]),
                 ratio_is="peak memory with everything held at once / in bounded parts",
-                sizes=sizes.shown() | {key: value for key, value in values.items() if key != "sizes"},
+                sizes=Sizes(**values["sizes"]).shown()
+                | {key: value for key, value in values.items() if key != "sizes"},
             )
         )
     return rows

@@ -34,6 +34,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]  # far from what 64 bits hold, al
 Positive = Annotated[int, Field(ge=1, le=10**12)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Separator = Literal["none", "bos", "eos"]
 Layers = Literal["all"] | Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
@@ -62,7 +63,7 @@ class LocalModel(Section):
     """Any Hugging Face causal language model directory."""
 
     kind: Literal["local"]
-    path: str = Field(examples=["models/pythia-70m"], description="a folder with config.json and tokenizer.json")
+    path: Text = Field(examples=["models/pythia-70m"], description="a folder with config.json and tokenizer.json")
     dtype: Literal["float32", "bfloat16"]
 
 
@@ -70,7 +71,7 @@ class HubModel(Section):
     """A model by its Hugging Face name."""
 
     kind: Literal["hub"]
-    name: str = Field(examples=["EleutherAI/pythia-70m-deduped"])
+    name: Text = Field(examples=["EleutherAI/pythia-70m-deduped"])
     revision: str | None
     dtype: Literal["float32", "bfloat16"]
 
@@ -102,13 +103,13 @@ class StdlibData(Windows):
 
 class TextData(Windows):
     kind: Literal["text"]
-    path: str | list[str] = Field(examples=["texts"], description="files, folders, globs of .txt, .jsonl, .parquet")
+    path: Text | list[Text] = Field(examples=["texts"], description="files, folders, globs of .txt, .jsonl, .parquet")
     field: str = Field(description="the column of .jsonl and .parquet that holds the text")
 
 
 class HubData(Windows):
     kind: Literal["hub"]
-    name: str = Field(examples=["NeelNanda/pile-10k"])
+    name: Text = Field(examples=["NeelNanda/pile-10k"])
     config: str | None
     split: str
     field: str
@@ -135,22 +136,37 @@ class Bound(Section):
 
 
 class Sae(Section):
-    """One dictionary; all sites share these settings."""
+    """What every type of dictionary has; all sites share these settings."""
 
-    activation: Literal["relu", "topk", "batchtopk"]
     features: Positive | None = Field(description="absolute size; null: expansion x d_model")
     expansion: Positive | None
-    k: Positive | None = Field(
-        description="features a token (topk), on average over a batch (batchtopk); null for relu"
-    )
-    l1: Weight = Field(description="weight of the L1 norm of the activations, a token")
     centred: bool = Field(description="whether the unit of a site subtracts its mean, as it divides by its size")
     bound: Bound
-    threshold_rate: Fraction = Field(description="step of the running mean that learns BatchTopK's inference threshold")
     auxk: AuxK
 
     def size(self, d_model: int) -> int:
         return self.features if self.features is not None else (self.expansion or 0) * d_model
+
+
+class VanillaSae(Sae):
+    """ReLU: whatever is positive is active."""
+
+    kind: Literal["vanilla"]
+    l1: Weight = Field(description="weight of the L1 norm of the activations, a token")
+
+
+class TopKSae(Sae):
+    kind: Literal["topk"]
+    k: Positive = Field(description="features a token")
+
+
+class BatchTopKSae(Sae):
+    kind: Literal["batchtopk"]
+    k: Positive = Field(description="features a token, on average over a batch")
+    threshold_rate: Fraction = Field(description="step of the running mean that learns the inference threshold")
+
+
+AnySae = Annotated[VanillaSae | TopKSae | BatchTopKSae, Field(discriminator="kind")]
 
 
 class Connectivity(Section):
@@ -258,15 +274,18 @@ class Logger(Section):
 
 
 class Paths(Section):
-    artifacts: str
-    output: str
+    artifacts: Text
+    output: Text
 
 
 class Config(Section):
     model: Annotated[TinyModel | LocalModel | HubModel, Field(discriminator="kind")]
     data: Annotated[StdlibData | TextData | HubData, Field(discriminator="kind")]
     sites: Sites
-    sae: Sae
+    l0: Positive = Field(
+        description="active features a token that a dictionary aims at: sae.k where nothing else is set"
+    )
+    sae: AnySae
     connectivity: Connectivity
     pretrain: Pretrain
     finetune: Finetune
@@ -296,6 +315,7 @@ def parse(values: Mapping[str, Any]) -> Config:
         *_training_problems(config),
         *_choice_problems(config),
         *_missing_files(config),
+        *_unwritable(config),
     ]
     if problems:
         raise cannot_run(problems)
@@ -322,11 +342,7 @@ def _dictionary_problems(config: Config) -> Iterator[str]:
     if (sae.features is None) == (sae.expansion is None):
         both = f"sae.features={_null(sae.features)} and sae.expansion={_null(sae.expansion)}"
         yield f"{both}: set exactly one of them, the other to null"
-    if sae.activation == "relu" and sae.k is not None:
-        yield f"sae.k={sae.k}: sae.activation=relu keeps whatever is positive; allowed: null"
-    if sae.activation != "relu" and sae.k is None:
-        yield f"sae.k=null: sae.activation={sae.activation} needs a number of features a token, at least 1"
-    if sae.k is not None and sae.features is not None and sae.k > sae.features:
+    if not isinstance(sae, VanillaSae) and sae.features is not None and sae.k > sae.features:
         yield f"sae.k={sae.k}: more than sae.features={sae.features}; lower sae.k or raise sae.features"
 
 
@@ -346,7 +362,7 @@ def _model_problems(config: Config) -> Iterator[str]:
 def shape_problems(config: Config, *, d_model: int, n_layers: int) -> Iterator[str]:
     """What a model of this shape has no room for."""
     sae = config.sae
-    if sae.k is not None and sae.features is None and sae.k > sae.size(d_model):
+    if not isinstance(sae, VanillaSae) and sae.features is None and sae.k > sae.size(d_model):
         yield (
             f"sae.k={sae.k}: more than the {sae.size(d_model)} features of sae.expansion={_null(sae.expansion)} x "
             f"{d_model}, the model's d_model; lower sae.k or raise sae.expansion"
@@ -423,6 +439,20 @@ def _missing_files(config: Config) -> Iterator[str]:
     for key, path in (("connectivity.path", config.connectivity.path), ("ckpt_path", config.ckpt_path)):
         if path is not None and not os.path.isfile(path):  # also where no file can have that name
             yield f"{key}={shortened(path)}: no such file"
+
+
+def _unwritable(config: Config) -> Iterator[str]:
+    for key, path in (("paths.artifacts", config.paths.artifacts), ("paths.output", config.paths.output)):
+        folder = Path(path).absolute()
+        try:
+            nearest = next(part for part in (folder, *folder.parents) if part.exists())
+        except OSError as error:
+            yield f"{key}={shortened(path)}: {error.strerror}; needed: a folder, or a place where one can be made"
+            continue
+        if not nearest.is_dir():
+            yield f"{key}={path}: {nearest} is a file; needed: a folder, or a place where one can be made"
+        elif not os.access(nearest, os.W_OK | os.X_OK):
+            yield f"{key}={path}: nothing can be written into {nearest}; needed: a folder that can be written"
 
 
 def text_files(path: str | list[str]) -> list[Path]:

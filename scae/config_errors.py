@@ -18,6 +18,7 @@ WORDS = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "text",
+    "string_too_short": "text that is not empty",
     "list_type": "a list, such as [a,b]",
     "literal_error": "{expected}",
     "greater_than": "more than {gt}",

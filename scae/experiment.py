@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 def run(config: Config) -> float | None:
     """Run the stages asked for, with what they need; returns `optimized_metric` where it is known."""
+    from scae.training.devices import check_devices  # imports torch
+
+    check_devices(config.trainer)
     with _speaking(config):
         plan = Plan(settle(config))
         if is_first_process():

@@ -26,6 +26,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from scae.artifacts import is_first_process
 from scae.artifacts.artifact import COMMAND
@@ -33,6 +34,7 @@ from scae.config import Config
 from scae.config_errors import (
     ConfigError,
     cannot_run,
+    known_keys,
     lookup,
     missing_value,
     nearest,
@@ -108,11 +110,39 @@ def values(config: DictConfig) -> dict[str, Any]:
     missing = [key for key in _dotted(raw) if lookup(raw, key.split(".")) == "???"]
     if missing:
         raise cannot_run(missing_value(key, raw, Config) for key in missing)
+    if HydraConfig.initialized():
+        if problems := list(_preset_problems(raw)):
+            raise cannot_run(problems)
+        if is_first_process():
+            _warn_of_unread_l0(raw)
     try:
         resolved: Any = OmegaConf.to_container(task, resolve=True)
     except OmegaConfBaseException as error:
         raise cannot_run([_interpolation_problem(error, raw)]) from None
     return resolved
+
+
+def _preset_problems(raw: Mapping[str, Any]) -> Iterator[str]:
+    """The keys that a preset sets although the choices beside it do not have them."""
+    job = HydraConfig.get().runtime
+    folders = [Path(source.path) for source in job.config_sources if source.schema == "file"]
+    for group in ("experiment", "local"):
+        names = (folder / group / f"{job.choices.get(group)}.yaml" for folder in folders)
+        file = next((name for name in names if name.is_file()), None)
+        preset: Any = OmegaConf.to_container(OmegaConf.load(file)) if file is not None else {}
+        for key in _dotted(preset):
+            *parents, name = key.split(".")
+            allowed = known_keys(parents, raw, Config)
+            if allowed and name not in allowed and name in (lookup(raw, parents) or {}):
+                yield f"{unknown_key(key, allowed)}; {group}={job.choices[group]} sets it, `~{key}` takes it back"
+
+
+def _warn_of_unread_l0(raw: Mapping[str, Any]) -> None:
+    """No error: in a sweep over types of dictionaries, one type reads it and another does not."""
+    typed = any(part.startswith("l0=") for part in overrides(HydraConfig.get().overrides.task))
+    if typed and "${l0}" not in json.dumps(raw):
+        choice = HydraConfig.get().runtime.choices["sae"]
+        log.warning("l0=%s is not read: sae=%s decides otherwise how many features are active", raw["l0"], choice)
 
 
 # One job.
@@ -126,7 +156,10 @@ def _run_job(task: Task, config: DictConfig, inherited: frozenset[str], failures
     if not first_process:
         logging.getLogger().setLevel(logging.WARNING)  # the first process says it for all
     write = functools.partial(_write_record, directory, time.monotonic()) if first_process else _no_record
-    write("running", None)
+    try:
+        write("running", None)
+    except OSError as error:
+        _leave(_unusable(error))
     try:
         if multirun and "TORCHELASTIC_RUN_ID" in os.environ:
             raise ConfigError("torchrun starts the processes of one job, not a sweep; leave out -m, or use trainer=ddp")
@@ -214,11 +247,24 @@ def _message(error: Exception, failures: dict[Path, str]) -> str | None:
         return str(error)
     if isinstance(error, CompactHydraException):
         return _composition_message(error)
+    if isinstance(error, YAMLError):
+        return f"the configuration cannot run: {' '.join(str(error).split())}; allowed: plain YAML"
+    files = error.__cause__ if isinstance(error.__cause__, OSError) else error  # logging hides it behind a ValueError
+    if isinstance(files, OSError):
+        return _unusable(files)
     if isinstance(error, OmegaConfBaseException):
         return f"the configuration cannot run: {error.full_key}: {_first_line(error)}"
     if isinstance(error, ValueError):  # how Hydra refuses flags that exclude each other, and group=null
         return f"{error} (the command line: {shortened(' '.join(sys.argv[1:]))})"
     return None
+
+
+def _unusable(error: OSError) -> str:
+    """What is wrong outside the job: with a file of the configuration, or where the run is to be written."""
+    return (
+        f"the configuration cannot run: {error.filename2 or error.filename}: {error.strerror}; needed: a configuration "
+        "that can be read, and a folder for the run that can be written (hydra.run.dir, hydra.sweep.dir)"
+    )
 
 
 def _composition_message(error: CompactHydraException) -> str:

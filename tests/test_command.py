@@ -79,6 +79,10 @@ def refusal(run: Run, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
         ("saee=topk", ["saee: no such key", "did you mean `sae`?"]),
         ("sae=topkk", ["sae=topkk: no such choice", "batchtopk", "did you mean `topk`?"]),
         ("ckpt_path=epoch=1.ckpt", ["ckpt_path=epoch=1.ckpt", "needs quotes"]),
+        ("sae=base", ["sae=base: no such choice; allowed: batchtopk, topk, vanilla"]),
+        ("loss=base", ["loss=base: no such choice; allowed: ce, e2e, kl, recon, recon_kl"]),
+        ("data=windows", ["data=windows: no such choice; allowed: hub, openwebtext, pile, stdlib, text"]),
+        ("sae.l1=0.1", ["sae.l1: no such key", "allowed in sae: features, expansion, centred, bound, auxk, kind, k"]),
         ("sae=null", ["sae=null"]),
         ("sae.k=1,2", ["--multirun"]),
         ("hydra.run.dri=x", ["did you mean `hydra.run.dir`?"]),
@@ -94,11 +98,80 @@ def test_what_hydra_refuses(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def presets(tmp_path: Path) -> Callable[[str], str]:
+    """Write a preset of the user's own; returns the flag that finds it."""
+
+    def write(text: str) -> str:
+        (tmp_path / "mine/experiment").mkdir(parents=True)
+        (tmp_path / "mine/experiment/own.yaml").write_text(f"# @package _global_\n{text}")
+        return f"--config-dir={tmp_path / 'mine'}"
+
+    return write
+
+
+def test_a_key_of_a_preset_that_a_choice_does_not_have(
+    run: Run, capsys: pytest.CaptureFixture[str], presets: Callable[[str], str]
+) -> None:
+    mine = presets("sae: {k: 4}\nmodel: {d_model: 32}\n")
+    run(mine, "experiment=own")
+    told = refusal(run, capsys, mine, "experiment=own", "sae=vanilla", "model=hub", "model.name=a/b")
+    assert "sae.k: no such key; allowed in sae: features, " in told
+    assert "experiment=own sets it, `~sae.k` takes it back" in told
+    assert "experiment=own sets it, `~model.d_model` takes it back" in told
+    record = job(run(mine, "experiment=own", "sae=vanilla", "~sae.k", directory="back"))
+    assert record["status"] == "completed"
+
+
+def test_a_typed_l0_that_nothing_reads_is_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run("l0=8", "sae=topk", directory="read")
+    run("experiment=smoke", "sae=vanilla", directory="preset")
+    assert "is not read" not in capsys.readouterr().err
+    run("l0=8", "sae=vanilla", directory="unread")
+    assert capsys.readouterr().err.count("WARNING: l0=8 is not read: sae=vanilla") == 1
+
+
+@pytest.mark.parametrize("value", ["!!python/object:os.system 4", "[4"])
+def test_a_yaml_that_is_none_is_named_by_file_and_line(
+    run: Run, capsys: pytest.CaptureFixture[str], presets: Callable[[str], str], tmp_path: Path, value: str
+) -> None:
+    told = refusal(run, capsys, presets(f"sae:\n  k: {value}\n"), "experiment=own")
+    assert f'"{tmp_path}/mine/experiment/own.yaml", line 3' in told
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize("taken", ["out", "out/test_command.log", "out/job.json"])
+def test_a_run_directory_that_cannot_be_written(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path, taken: str
+) -> None:
+    """A file in place of the folder, a folder in place of a file: what a read-only place does, for root too."""
+    if taken == "out":
+        (tmp_path / taken).touch()
+    else:
+        (tmp_path / taken / "in the way").mkdir(parents=True)
+    told = refusal(run, capsys)
+    assert f"{tmp_path / taken}" in told
+    assert "a folder for the run that can be written (hydra.run.dir, hydra.sweep.dir)" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_run_directory_with_spaces_also_for_the_processes_of_other_devices(run: Run, tmp_path: Path) -> None:
+    directory = run("seed=1", directory="my run")
+    argv = json.loads((directory / "argv.json").read_text())
+    seen = (directory / "seen.json").read_text()
+    (directory / "seen.json").unlink()
+    key, _, value = argv[-1].partition("=")
+    assert (key, value) == ("hydra.run.dir", str(tmp_path / "my run"))
+    sys.argv[1:] = [*argv[:-1], f'{key}="{value}"']  # as Lightning writes it
+    command(config_path=str(ROOT / "conf"), config_name="train")(task)()
+    assert (directory / "seen.json").read_text() == seen
+
+
 def test_a_bad_value_is_told_once_logged_and_recorded(
     run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     message = refusal(run, capsys, "sae.k=abc")
-    assert message.count("sae.k='abc': allowed: an integer or null") == 1
+    assert message.count("sae.k='abc': allowed: an integer") == 1
     assert len(message.splitlines()) == 1
     assert "sae.k='abc'" in next((tmp_path / "out").glob("*.log")).read_text()
     assert job(tmp_path / "out")["status"] == "failed"

@@ -40,7 +40,7 @@ MICRO = (
     "model.vocab_size=300",
     "model.steps=80",
     "model.batch_size=4",
-    "sae.k=4",
+    "l0=4",
     "connectivity.C=6",
     "connectivity.tokens=512",
     "pretrain.steps=12",
@@ -175,7 +175,7 @@ def python(*arguments: str, cwd: Path) -> tuple[list[str], dict[str, Any]]:
 
 def test_every_number_that_is_promised(finished: Finished) -> None:
     metrics = finished.metrics
-    expected = {"lm/ce", "lm/ce_zero", "lm/ce_mean", "lm/ce_unigram"}
+    expected = {"lm/ce", "lm/ce_zero", "lm/ce_mean", "lm/ce_unigram", "lm/modules", "lm/replaced"}
     per_arm = {"ce", "ce_diff", "ce_recovered", "kl", "top1", "fvu_mean", "fvu_max", "connected_recovered"}
     per_arm |= {"above_dense"}
     per_arm |= {f"{name}/{site}" for name in ("fvu", "l0", "dead") for site in SITES}
@@ -501,7 +501,7 @@ def test_a_full_disk_at_the_end_is_one_error(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("sae=vanilla", "sae.expansion=4", "sae.k=null"),
+        ("sae=vanilla", "sae.expansion=4"),
         ("connectivity=all",),
         ("connectivity=none",),
         ("connectivity.C=0",),
@@ -523,6 +523,7 @@ def test_variations_run_to_the_end(finished: Finished, tmp_path: Path, overrides
         assert metrics["connectivity/bypass/1.mlp"] == pytest.approx(1.0)
     if overrides[0] == "sites=mlp":
         assert not [key for key in metrics if "attn" in key]
+        assert "stand in for 2 of the model's 4 modules" in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("loss", ["recon", "e2e"])
@@ -562,16 +563,16 @@ def test_pretraining_in_the_live_model(finished: Finished, tmp_path: Path, monke
     runs: list[int] = []
     splice = LanguageModel.splice
 
-    def counting(self: Any, *args: Any) -> Any:
-        runs.append(1)
-        return splice(self, *args)
+    def counting(self: Any, trace: Any, replace: Any) -> Any:
+        runs.append(len(trace.tokens))
+        return splice(self, trace, replace)
 
     monkeypatch.setattr(LanguageModel, "splice", counting)
     overrides = ("loss@pretrain.loss=e2e", "pretrain.steps=3", "stages=[pretrain]")
     config = variation(finished, tmp_path, *overrides)
     execute(config)
     assert Plan(config).pretrain.is_complete
-    assert len(runs) == 3
+    assert runs.count(config.pretrain.batch_size) == 3  # one more, of other windows, was the check at opening
 
 
 @pytest.mark.parametrize(

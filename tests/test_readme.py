@@ -36,4 +36,4 @@ def test_every_command_of_the_readme_composes(line: str) -> None:
     arguments = [part for part in shlex.split(line)[2:] if part != "-m"]
     first = [re.sub(r"=([^\[,]*),.*", r"=\1", part) for part in arguments]  # the first job of a sweep
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert compose("train", overrides=first).sae.activation
+        assert compose("train", overrides=first).sae.kind

@@ -100,6 +100,21 @@ def test_the_choice_is_kept_and_the_model_is_not_opened_again(
     assert settle(of()) == first
 
 
+@pytest.mark.parametrize("content", ["", '{"facts": {}}'])
+def test_a_damaged_choice_is_measured_again(
+    of: Of, measure: Measure, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    measure({"none": 2.0, "bos": 1.0, "eos": 3.0})
+    first = settle(of())
+    note = choice_for(of()).folder / "artifact.json"
+    note.write_text(content)
+    assert settle(of()) == first
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"{note} is damaged")
+    assert warning.endswith("measured again")
+    assert choice_for(of()).damage() is None
+
+
 def test_what_auto_chose_shares_every_artifact_with_what_was_said(of: Of, measure: Measure) -> None:
     measure({"none": 3.0, "bos": 1.0, "eos": 2.0})
     assert names(settle(of())) == names(settle(of("data.separator=bos")))

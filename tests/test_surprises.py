@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
 from scae.config import Config, parse
-from scae.config_errors import section_at, shown
+from scae.config_errors import lookup, section_at, shown
 from scae.hydra_support import _message, values
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -172,7 +172,9 @@ def surprise(config: DictConfig, key: str, override: str) -> str | None:
         return f"{type(error).__name__}: {str(error)[:300]}"
     if told is None:
         return None
-    if key not in told:
+    raw: Any = OmegaConf.to_container(config)
+    readers = [reader for reader in KEYS if lookup(raw, reader.split(".")) == f"${{{key}}}"]
+    if not any(name in told for name in (key, *readers)):
         return f"the key is not named: {told[:300]}"
     if not SAYS_WHAT_IS_ALLOWED.search(told):
         return f"what is allowed is not said: {told[:300]}"

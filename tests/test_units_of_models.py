@@ -25,9 +25,6 @@ SMALL = (
     "evaluation.tokens=1024",
     "evaluation.batch_size=8",
 )
-PRESET = tuple(
-    f"~model.{key}" for key in ("d_model", "n_layers", "n_heads", "d_mlp", "vocab_size", "steps", "batch_size")
-)
 
 
 def in_other_units(source: Path, folder: Path, factor: float) -> Path:
@@ -58,7 +55,6 @@ def metrics_of(model: Path, folder: Path, *overrides: str) -> dict[str, Any]:
         f"data.path={DATA / 'text/tinystories.jsonl'}",
         f"paths.artifacts={folder / 'artifacts'}",
         f"paths.output={folder / 'run'}",
-        *PRESET,
         *overrides,
     )
     metrics = execute(config)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from scae.config import AuxK, Sae
+from scae.config import AnySae, AuxK, TopKSae, VanillaSae
 from scae.dictionaries.activation import Activation, BatchTopK, ReLU, TopK
 from scae.dictionaries.unit import Unit
 from scae.kernels import Arrivals, SparseCode, arrive, decode, encode_at
@@ -48,14 +48,14 @@ class Dictionary(nn.Module):
         self.register_buffer("tokens_since_fired", torch.zeros(n_features, dtype=torch.int64))
 
     @classmethod
-    def from_config(cls, sae: Sae, *, d_model: int, transcoder: bool) -> "Dictionary":
+    def from_config(cls, sae: AnySae, *, d_model: int, transcoder: bool) -> "Dictionary":
         activation: Activation
-        if sae.activation == "relu":
+        if isinstance(sae, VanillaSae):
             activation = ReLU()
-        elif sae.activation == "topk":
-            activation = TopK(k=sae.k or 0)
+        elif isinstance(sae, TopKSae):
+            activation = TopK(k=sae.k)
         else:
-            activation = BatchTopK(k=sae.k or 0, threshold_rate=sae.threshold_rate)
+            activation = BatchTopK(k=sae.k, threshold_rate=sae.threshold_rate)
         return cls(d_model=d_model, n_features=sae.size(d_model), activation=activation, transcoder=transcoder)
 
     @property

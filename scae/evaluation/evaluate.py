@@ -12,6 +12,11 @@ l0/<site>        mean number of activations > 0 a token. BatchTopK: at threshold
 dead/<site>      share of the features that never fire on these tokens
 connected_recovered   (ce of the `none` twin - ce) / (ce of the `none` twin - ce of the model)
 above_dense      ce of the arm - ce of the `dense_finetuned` twin, the ceiling of any choice of connections
+lm/modules, lm/replaced   the attentions and MLPs of the model, and how many of them have a dictionary
+
+A module without a dictionary (`sites`) is not run again: in every arm, and where the others write 0 or their means, it
+writes what it wrote in the clean run of the model. So a part of the model goes on knowing what the replaced modules
+computed, and numbers of suites on other sites are not comparable: ce_zero least of all.
 """
 
 from collections.abc import Callable, Iterable
@@ -55,6 +60,7 @@ def evaluate(lm: LanguageModel, arms: list[Arm], traces: Callable[[], Iterable[T
         add_predictions(references | sums, residuals, trace, lm.paths)
     ce, ce_zero = references["model"].ce, references["zero"].ce
     metrics = {"lm/ce": ce, "lm/ce_zero": ce_zero, "lm/ce_mean": references["mean"].ce}
+    metrics |= {"lm/modules": float(len(lm.paths.modules)), "lm/replaced": float(len(sites))}
     for name, arm_sums in sums.items():
         of_arm = _arm_metrics(arm_sums, moments, ce, ce_zero) | _beside_twins(arm_sums, sums, ce)
         metrics |= {f"{name}/{key}": value for key, value in of_arm.items()}

@@ -2,7 +2,7 @@
 
 import torch
 
-from scae.config import Loss, Sae
+from scae.config import AnySae, Loss, VanillaSae
 from scae.lm import LinearPaths, Trace
 from scae.objectives.terms import AuxK, BlockMse, Comparison, CrossEntropy, LogitKl, LossOutput, Recon, Sparsity, Term
 from scae.suite import SuiteOutput
@@ -16,14 +16,14 @@ class Objective:
         self.terms = [term for term in terms if term.weight]
 
     @classmethod
-    def from_config(cls, loss: Loss, sae: Sae) -> "Objective":
+    def from_config(cls, loss: Loss, sae: AnySae) -> "Objective":
         return cls(
             [
                 Recon(**loss.recon.model_dump()),
                 BlockMse(**loss.block_mse.model_dump()),
                 LogitKl(**loss.logit_kl.model_dump()),
                 CrossEntropy(**loss.ce.model_dump()),
-                Sparsity(weight=sae.l1),
+                Sparsity(weight=sae.l1 if isinstance(sae, VanillaSae) else 0.0),
                 AuxK(weight=sae.auxk.weight),
             ]
         )

@@ -25,7 +25,8 @@ class Job:
     name: of its directory
     overrides: by key, as given on the command line
     choices: the option chosen in each config group
-    status: completed, failed, stopped, running (or killed: a killed job says no more), or unknown
+    status: completed, no metrics (it ended well without an evaluation), failed, stopped, running (or killed: a killed
+        job says no more), or unknown
     error: the first line of it, or ""
     seconds: what it took, or None
     metrics: empty where the evaluation did not happen
@@ -80,6 +81,8 @@ def read_job(directory: Path) -> Job:
             found[name] = {}
     job, metrics = found["job.json"], found["metrics.json"]
     status = str(job.get("status") or ("completed" if metrics else "unknown"))
+    if status == "completed" and not metrics:
+        status = "no metrics"
     error_lines = str(job.get("error") or "").strip().splitlines() or problems
     seconds = job.get("seconds")
     return Job(

@@ -26,7 +26,8 @@ LABELS = {arm.key: f"`{arm.label}`" for arm in ARMS} | {"lm/ce_unigram": "`unigr
 
 def remarks(metrics: Metrics) -> list[str]:
     """One sentence a finding."""
-    return [*_harmed(metrics), *_no_use(metrics), *_no_better_than_unigram(metrics), *_dead(metrics)]
+    findings = (_kept_clean, _harmed, _no_use, _no_better_than_unigram, _dead)
+    return [sentence for find in findings for sentence in find(metrics)]
 
 
 def remarks_by_job(jobs: Sequence[Job]) -> list[str]:
@@ -38,6 +39,16 @@ def remarks_by_job(jobs: Sequence[Job]) -> list[str]:
 def bullets(lines: Sequence[str]) -> str:
     """For a page."""
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _kept_clean(metrics: Metrics) -> Iterator[str]:
+    replaced, modules = (int(metrics.get(f"lm/{key}", 0)) for key in ("replaced", "modules"))
+    if replaced < modules:
+        yield (
+            f"Dictionaries stand in for {replaced} of the model's {modules} modules. In every arm, zero and mean "
+            "ablation included, the others write what they wrote in the model's clean run: compare with suites on the "
+            "same sites."
+        )
 
 
 def _harmed(metrics: Metrics) -> Iterator[str]:

@@ -27,6 +27,12 @@ MAIN: tuple[tuple[str, str, int, float], ...] = (
     ("conn. rec. %", "connected_recovered", 1, 100.0),
 )
 
+REASONS = {
+    "running": "still running, or killed",
+    "no metrics": "it ended without an evaluation: `stages` leaves evaluate out, or metrics.json was removed",
+}
+"""Why a job has no numbers, where it left no error."""
+
 
 def read_sweep(sweep_dir: Path) -> list[Job]:
     """Its jobs, finished or not, in order."""
@@ -120,7 +126,7 @@ def _common(jobs: Sequence[Job]) -> str:
 
 def _complaint(job: Job) -> str:
     told = " ".join(f"{key}={value}" for key, value in job.overrides.items())
-    reason = job.error or ("still running, or killed" if job.status == "running" else "it left no message")
+    reason = job.error or REASONS.get(job.status, "it left no message")
     return f"- **{job.name}** ({job.status}){f' `{told}`' if told else ''}: {reason}"
 
 

@@ -3,19 +3,20 @@
 import json
 from pathlib import Path
 
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from scae.config import Sae
+from scae.config import AnySae
 from scae.connections import Connections
 from scae.lm import LanguageModel
 from scae.sites import Site
 from scae.suite.suite import Suite
 
-FORMAT = 3
+FORMAT = 4
 
 
-def save(suite: Suite, sae: Sae, folder: Path) -> None:
+def save(suite: Suite, sae: AnySae, folder: Path) -> None:
     """Write the dictionaries, and their connections unless the suite has all of them."""
     tensors = {
         f"{site}.{name}": value.detach().cpu().contiguous()
@@ -61,7 +62,8 @@ def _described(file: Path, lm: LanguageModel) -> Suite:
         note = json.loads(file.read_text())
         if note["format"] != FORMAT:
             raise ValueError(f"format {note['format']}, this version reads {FORMAT}")
-        suite = Suite.from_config(Sae.model_validate(note["sae"]), [Site.parse(site) for site in note["sites"]], lm)
+        sae: AnySae = TypeAdapter(AnySae).validate_python(note["sae"])
+        suite = Suite.from_config(sae, [Site.parse(site) for site in note["sites"]], lm)
         suite.threshold_pass = note["threshold_pass"]
     except Exception as error:  # whatever a damaged file breaks on, the reader of the message needs its name
         raise ValueError(f"{file} is no description of a suite: {error}") from error

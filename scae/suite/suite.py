@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from scae.config import AuxK, Sae
+from scae.config import AnySae, AuxK
 from scae.connections import Connections, Layout
 from scae.dictionaries import CHUNK_MB, Dictionary
 from scae.lm import LanguageModel, LinearPaths, Trace
@@ -44,7 +44,7 @@ class Suite(nn.Module):
         self.connections = Wiring(self, Connections.complete(self.layout))
 
     @classmethod
-    def from_config(cls, sae: Sae, sites: Iterable[Site], lm: LanguageModel) -> "Suite":
+    def from_config(cls, sae: AnySae, sites: Iterable[Site], lm: LanguageModel) -> "Suite":
         """A new suite: autoencoders on attention outputs, transcoders on MLPs."""
         d_model = lm.paths.d_model
         return cls(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scae.config import AuxK, Bound, Sae
+from scae.config import AuxK, BatchTopKSae, Bound, Sae, TopKSae, VanillaSae
 from scae.dictionaries import Activation, BatchTopK, Dictionary, ReLU, TopK
 from scae.dictionaries.activation import kth_largest
 from scae.kernels import SparseCode
@@ -188,28 +188,26 @@ def test_a_new_dictionary_has_decoder_rows_of_norm_1_and_an_encoder_of_its_own()
 
 
 @pytest.mark.parametrize(
-    ("settings", "kind"),
+    ("section", "settings", "activation"),
     [
-        ({"activation": "relu", "k": None}, ReLU),
-        ({"activation": "topk", "k": 5}, TopK),
-        ({"activation": "batchtopk", "k": 5}, BatchTopK),
+        (VanillaSae, {"kind": "vanilla", "l1": 0.01}, ReLU),
+        (TopKSae, {"kind": "topk", "k": 5}, TopK),
+        (BatchTopKSae, {"kind": "batchtopk", "k": 5, "threshold_rate": 0.125}, BatchTopK),
     ],
 )
-def test_from_config(settings: dict[str, Any], kind: type[Activation]) -> None:
-    sae = Sae(
+def test_from_config(section: type[Sae], settings: dict[str, Any], activation: type[Activation]) -> None:
+    sae: Any = section(
         features=None,
         expansion=4,
-        l1=0.0,
         centred=True,
         bound=Bound(margin=None, tokens=1),
-        threshold_rate=0.125,
         auxk=AuxK(weight=0.0, k=1, dead_after=1),
         **settings,
     )
     dictionary = Dictionary.from_config(sae, d_model=6, transcoder=True)
-    assert type(dictionary.activation) is kind
+    assert type(dictionary.activation) is activation
     assert (dictionary.n_features, dictionary.transcoder) == (24, True)
-    assert getattr(dictionary.activation, "k", None) == settings["k"]
+    assert getattr(dictionary.activation, "k", None) == settings.get("k")
     assert getattr(dictionary.activation, "threshold_rate", 0.125) == 0.125
 
 

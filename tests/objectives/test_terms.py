@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scae.config import AuxK, Bound, Loss, Sae
+from scae.config import AuxK, Bound, Loss, VanillaSae
 from scae.lm import LanguageModel, LinearPaths, Trace
 from scae.objectives import Comparison, Objective
 from scae.objectives.terms import AuxK as AuxKTerm
@@ -304,16 +304,14 @@ def loss(**weights: float) -> Loss:
     )
 
 
-def sae(l1: float = 0.0, auxk: float = 0.0) -> Sae:
-    return Sae(
-        activation="topk",
+def sae(l1: float = 0.0, auxk: float = 0.0) -> VanillaSae:
+    return VanillaSae(
+        kind="vanilla",
         features=9,
         expansion=None,
-        k=4,
         l1=l1,
         centred=True,
         bound=Bound(margin=None, tokens=1),
-        threshold_rate=0.1,
         auxk=AuxK(weight=auxk, k=3, dead_after=100),
     )
 

@@ -42,6 +42,10 @@ def test_nothing_where_all_is_well(make: Make, twins: bool) -> None:
             {"plain_finetuned/dead/0.attn": 1.0},
             r"^In `plain, finetuned`, more than 80% of features .*: 0\.attn \(100\.0%\)\.$",
         ),
+        (
+            {"lm/replaced": 4.0, "lm/modules": 8.0},
+            r"^Dictionaries stand in for 4 of the model's 8 modules\. In every arm, zero .* the model's clean run:",
+        ),
     ],
 )
 def test_each_finding(make: Make, changes: dict[str, float], told: str) -> None:
@@ -57,6 +61,7 @@ def test_each_finding(make: Make, changes: dict[str, float], told: str) -> None:
         {"random/dead/2.mlp": 0.95},
         {"random_no_finetune/dead/2.mlp": 0.95},
         {"pruned/dead/2.mlp": 0.8},
+        {"lm/replaced": 8.0, "lm/modules": 8.0},
     ],
     ids=str,
 )

@@ -64,6 +64,14 @@ def test_few_or_no_finished_jobs(sweep: Path, finished: int) -> None:
     assert "- **3** (running) `sae.k=32 connectivity.C=256`: still running, or killed" in page
 
 
+def test_a_job_without_metrics_is_not_called_completed(sweep: Path, put: Callable[..., Path]) -> None:
+    put(sweep / "5", None, ["sae.k=32", "stages=[pretrain]"])
+    page = write_sweep(sweep).read_text()
+    assert "| 5 |" in page
+    assert "- **5** (no metrics) `sae.k=32 stages=[pretrain]`: it ended without an evaluation" in page
+    assert json.loads((sweep / "sweep.json").read_text())["jobs"][5]["status"] == "no metrics"
+
+
 def test_rebuilt_when_a_job_is_added_or_damaged(sweep: Path) -> None:
     write_sweep(sweep)
     shutil.copytree(sweep / "3", sweep / "10")

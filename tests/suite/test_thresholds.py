@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from scae.config import AuxK, Bound, Sae
+from scae.config import AuxK, BatchTopKSae, Bound
 from scae.dictionaries import activation
 from scae.lm import LanguageModel, Trace
 from scae.suite import Mode, Suite, thresholds
@@ -100,12 +100,11 @@ def test_other_dictionaries_have_none(lm: LanguageModel, make_suite: Make, kind:
 
 def test_their_pass_is_stored(suite: Suite, tmp_path: Path) -> None:
     lm = suite.lm
-    sae = Sae(
-        activation="batchtopk",
+    sae = BatchTopKSae(
+        kind="batchtopk",
         features=24,
         expansion=None,
         k=K,
-        l1=0.0,
         centred=True,
         bound=Bound(margin=None, tokens=1),
         threshold_rate=0.1,
@@ -117,6 +116,6 @@ def test_their_pass_is_stored(suite: Suite, tmp_path: Path) -> None:
         save(stored, sae, tmp_path)
         assert load(tmp_path, lm).threshold_pass == mode
     note = json.loads((tmp_path / "suite.json").read_text())
-    (tmp_path / "suite.json").write_text(json.dumps(note | {"format": 2}))
-    with pytest.raises(ValueError, match="format 2, this version reads 3"):
+    (tmp_path / "suite.json").write_text(json.dumps(note | {"format": 3}))  # one section for every type
+    with pytest.raises(ValueError, match="format 3, this version reads 4"):
         load(tmp_path, lm)

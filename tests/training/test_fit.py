@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scae.checkpoints import CHECKPOINT, read_identity
-from scae.config import AuxK, Bound, ConfigError, Loss, Sae, TrainerConfig, Training
+from scae.config import AuxK, Bound, ConfigError, Loss, TopKSae, TrainerConfig, Training
 from scae.config import Logger as LoggerConfig
 from scae.data import TokenWindows, WindowModule
 from scae.lm import LanguageModel, Trace
@@ -80,15 +80,13 @@ def objective(**weights: float) -> Objective:
             "ce": {"weight": 0.0},
         }
     )
-    sae = Sae(
-        activation="topk",
+    sae = TopKSae(
+        kind="topk",
         features=9,
         expansion=None,
         k=4,
-        l1=0.0,
         centred=True,
         bound=Bound(margin=None, tokens=1),
-        threshold_rate=0.1,
         auxk=auxk,
     )
     return Objective.from_config(loss, sae)

@@ -1,0 +1,162 @@
+"""Every choice of every group goes with every choice of the others, as one would type it."""
+
+import functools
+import itertools
+import json
+import math
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from test_experiment import alone, configure, corpus, execute, python
+
+from scae.config import Config, parse
+from scae.hydra_support import values
+
+CONF = Path(__file__).parents[1] / "conf"
+GROUPS = ("model", "data", "sites", "sae", "connectivity", "loss", "trainer", "logger")
+NEEDED = {
+    "model=local": ["model.path={folder}"],
+    "model=hub": ["model.name=a/b"],
+    "data=hub": ["data.name=a/b"],
+    "data=text": ["data.path={folder}"],
+    "connectivity=file": ["connectivity.path={folder}/config.json"],
+}
+"""What a choice leaves to the user."""
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def rows() -> list[dict[str, str]]:
+    """As few command lines as hold every choice; the short groups begin again, beside other choices."""
+    longest = max(len(choices(group)) for group in GROUPS)
+    columns = (itertools.islice(itertools.cycle(choices(group)), longest) for group in GROUPS)
+    return [dict(zip(GROUPS, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+@functools.cache
+def typed(experiment: str, folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The checked sections of an experiment: of everything that is no group, and of every choice of every group.
+
+    A choice that stands in several rows must be the same in all of them, whatever stands beside it.
+    """
+    plain: dict[tuple[str, str], Any] = {}
+    sections: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    rest: dict[str, Any] = {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for row in rows():
+            chosen = [f"{group}={choice}" for group, choice in row.items()]
+            needed = [value.format(folder=folder) for choice in chosen for value in NEEDED.get(choice, [])]
+            found = values(compose("train", [f"experiment={experiment}", "paths.output=out", *chosen, *needed]))
+            checked = Config.model_validate(found)
+            for group, choice in row.items():
+                assert plain.setdefault((group, choice), found[group]) == found[group]
+                sections[group][choice] = getattr(checked, group)
+            others = {key: getattr(checked, key) for key in Config.model_fields if key not in GROUPS}
+            assert (rest or others) == others
+            rest = others
+    return rest, sections
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stands for a model, a text and a file of connections."""
+    folder = tmp_path_factory.mktemp("files")
+    for name in ("config.json", "tokenizer.json", "a.txt"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_every_choice_goes_with_every_other(experiment: str, folder: Path) -> None:
+    """The whole product. Hydra composes every choice once an experiment; the rules see every combination."""
+    rest, sections = typed(experiment, folder)
+    product = list(itertools.product(*(sections[group].values() for group in GROUPS)))
+    assert len(product) == 72_000
+    for combination in product:
+        parse(rest | dict(zip(GROUPS, combination, strict=True)))
+
+
+def test_the_loss_of_pretraining_takes_every_choice() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for loss in choices("loss"):
+            found = values(compose("train", ["paths.output=out", f"loss@pretrain.loss={loss}", f"loss={loss}"]))
+            assert parse(found).pretrain.loss == parse(found).loss
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_a_preset_says_how_many_features_are_active_whatever_the_type(experiment: str, folder: Path) -> None:
+    rest, sections = typed(experiment, folder)
+    assert rest["l0"] == sections["sae"]["topk"].k == sections["sae"]["batchtopk"].k
+    assert {"k", "threshold_rate"}.isdisjoint(type(sections["sae"]["vanilla"]).model_fields)
+
+
+# the smoke size of every row, from end to end
+
+SHORT = ("model.steps=10", "pretrain.steps=4", "finetune.steps=4", "finetune.regrow.every=2", "trainer.progress=false")
+_ = alone  # a fixture of every test here, too
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text, and a small random Llama directory that stands for every model from elsewhere."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from scae.data import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "text").mkdir()
+    corpus(folder / "text/text.jsonl")
+    tokenizer = train_tokenizer([(folder / "text/text.jsonl").read_text()], 300)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes, **ids)
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder
+
+
+def local_names(row: dict[str, str], files: Path) -> list[str]:
+    """What a user gives to these choices; what lies on the hub is read from a folder, and a GPU may be missing."""
+    import torch
+
+    found = []
+    if row["model"] not in ("tiny", "smoke"):
+        found.append(f"model.{'path' if row['model'] == 'local' else 'name'}={files / 'model'}")
+    if row["data"] != "stdlib":
+        found.append(f"data.{'path' if row['data'] == 'text' else 'name'}={files / 'text'}")
+    if row["trainer"] == "ddp" or (row["trainer"] == "gpu" and not torch.cuda.is_available()):
+        found.append("trainer.accelerator=cpu")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", rows(), ids=lambda row: " ".join(row.values()))
+def test_every_row_runs_to_the_end(row: dict[str, str], files: Path, tmp_path: Path) -> None:
+    short = [part for part in SHORT if row["model"] in ("tiny", "smoke") or not part.startswith("model.")]
+    own = [f"paths.artifacts={tmp_path / 'artifacts'}", *local_names(row, files), *short]
+    chosen = [f"{group}={choice}" for group, choice in row.items() if group != "connectivity"]
+    chosen = ["experiment=smoke", *chosen, f"loss@pretrain.loss={row['loss']}", *own]
+    connectivity = [f"connectivity={row['connectivity']}"]
+    if row["connectivity"] == "file":
+        execute(
+            configure(
+                *chosen, "stages=[select]", "trainer.strategy=auto", "trainer.devices=1", f"paths.output={tmp_path}"
+            )
+        )
+        (found,) = (tmp_path / "artifacts").glob("select-*/connections.safetensors")
+        connectivity.append(f"connectivity.path={found}")
+    if row["trainer"] == "ddp":
+        command, options = python(*chosen, *connectivity, f"hydra.run.dir={tmp_path / 'out'}", cwd=tmp_path)
+        done = subprocess.run(command, capture_output=True, timeout=600, **options)
+        assert done.returncode == 0, done.stderr[-3000:]
+        metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    else:
+        metrics = execute(configure(*chosen, *connectivity, f"paths.output={tmp_path / 'out'}"))
+    assert metrics
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert (tmp_path / "out/report.md").is_file()
