@@ -17,7 +17,7 @@ from scae.artifacts import Artifact, Make, is_first_process, leading, writing
 from scae.artifacts.job import launched_by_others
 from scae.checkpoints import CHECKPOINT, read_identity
 from scae.config import STAGES, Config, ConfigError, Stage, TinyModel
-from scae.failures import ArtifactError
+from scae.failures import ArtifactError, some
 from scae.memory import keep_freed_memory
 from scae.plan import Plan
 from scae.report import arms_table, print_remarks, remarks, terminal, write_run
@@ -46,7 +46,7 @@ def run(config: Config) -> float | None:
         metrics = write_results(plan)
     if config.optimized_metric not in metrics:
         raise ConfigError(
-            f"optimized_metric={config.optimized_metric}: not among the metrics; allowed: {', '.join(metrics)}"
+            f"optimized_metric={config.optimized_metric}: not among the metrics; allowed: {some(list(metrics), 40)}"
         )
     return metrics[config.optimized_metric]
 

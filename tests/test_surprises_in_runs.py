@@ -20,12 +20,12 @@ CLEAR = (ConfigError, ArtifactError, NonFiniteError)
 MICRO = (
     *("experiment=smoke", "trainer=cpu", "trainer.progress=false", "data=text", "data.context=16"),
     *("model.d_model=8", "model.n_layers=1", "model.d_mlp=8", "model.vocab_size=270", "model.steps=2"),
-    *("sae.expansion=2", "sae.k=2", "sae.bound.tokens=64", "connectivity.C=3", "connectivity.tokens=64"),
+    *("sae.expansion=2", "l0=2", "sae.bound.tokens=64", "connectivity.C=3", "connectivity.tokens=64"),
     *("pretrain.steps=2", "pretrain.batch_size=2", "finetune.steps=2", "finetune.batch_size=2"),
     *("finetune.regrow.every=1", "evaluation.tokens=64", "evaluation.batch_size=2"),
 )
 CASES = (
-    *("sae.k=1", "sae.k=16", "sae.expansion=1", "sae.expansion=50", "sae.l1=1e30", "sae.centred=false"),
+    *("sae.k=1", "sae.k=16", "sae.expansion=1", "sae.expansion=50", "sae=vanilla sae.l1=1e30", "sae.centred=false"),
     *("sae.bound.margin=1", "sae.bound.margin=1e30", "sae.bound.margin=null", "sae.bound.tokens=1"),
     *("sae.auxk.weight=1e30", "sae.auxk.k=1", "sae.auxk.k=1000000000000", "sae.auxk.dead_after=1"),
     *("sae.expansion=null sae.features=1 sae.k=1", "sae=batchtopk sae.threshold_rate=1e-30"),
