@@ -148,7 +148,7 @@ def test_every_row_runs_to_the_end(row: dict[str, str], files: Path, tmp_path: P
                 *chosen, "stages=[select]", "trainer.strategy=auto", "trainer.devices=1", f"paths.output={tmp_path}"
             )
         )
-        (found,) = (tmp_path / "artifacts").glob("select-*/connections.safetensors")
+        found, _other = sorted((tmp_path / "artifacts").glob("select-*/connections.safetensors"))
         connectivity.append(f"connectivity.path={found}")
     if row["trainer"] == "ddp":
         command, options = python(*chosen, *connectivity, f"hydra.run.dir={tmp_path / 'out'}", cwd=tmp_path)
