@@ -113,14 +113,16 @@ def has_processes(group: int) -> bool:
 
 
 def content(root: Path) -> dict[str, Any]:
-    """Every file of the finished artifacts but for times; the last checkpoint depends on the clock."""
+    """Every file of the finished artifacts but for times and the name of the command; the last checkpoint depends on
+    the clock."""
     found: dict[str, Any] = {}
     for path in root.rglob("*"):
         if path.is_file() and path.suffix not in (".lock", ".ckpt"):
             name = str(path.relative_to(root))
             found[name] = path.read_bytes()
             if path.name == "artifact.json":
-                found[name] = {key: value for key, value in json.loads(found[name]).items() if key != "finished"}
+                note = json.loads(found[name])
+                found[name] = {key: value for key, value in note.items() if key not in ("finished", "command")}
                 found[name].get("facts", {}).pop("seconds", None)
             elif path.suffix == ".safetensors":  # its header is in no certain order
                 start = 8 + int.from_bytes(found[name][:8], "little")
