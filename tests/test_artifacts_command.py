@@ -70,6 +70,7 @@ def test_the_list_says_size_state_and_users(store: Callable[[], set[str]], capsy
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(before - FOREIGN) + 2
     by_name = {line.split()[0]: line for line in lines}
+    assert all(name not in line.removeprefix(name) for name, line in by_name.items())  # nothing is used by itself
     (finetune,) = [line for name, line in by_name.items() if name.startswith("finetune") and "partial" not in name]
     assert "2.0 MB" in finetune
     assert "complete" in finetune

@@ -141,7 +141,7 @@ def _use(entries: dict[str, Entry], name: str, user: str) -> None:
         return
     made_from = entry.note.get("made_from", {})
     for other in entries.values():
-        if other.name in entry.note.get("upstream", []) or _is_text_of(other, made_from):
+        if other.name in entry.note.get("upstream", []) or (other is not entry and _is_text_of(other, made_from)):
             _use(entries, other.name, name)
 
 
