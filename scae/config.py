@@ -40,6 +40,9 @@ Separator = Literal["none", "bos", "eos"]
 Layers = Literal["all"] | Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
 
 
+BYTES_A_WEIGHT = 2 * 4 * 4  # encoder and decoder; float32; weight, gradient and Adam's two moments
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -370,6 +373,22 @@ def shape_problems(config: Config, *, d_model: int, n_layers: int) -> Iterator[s
     for key, layers in _layer_lists(config):
         if any(layer >= n_layers for layer in layers):
             yield f"{key}={layers}: the model has {n_layers} layers; allowed: 0 to {n_layers - 1}"
+    yield from _memory_problems(config, d_model, n_layers)
+
+
+def _memory_problems(config: Config, d_model: int, n_layers: int) -> Iterator[str]:
+    """A suite that this machine cannot hold while it trains, whatever else needs memory."""
+    sae, layers = config.sae, config.sites.layers
+    key, found = ("sae.features", sae.features) if sae.features is not None else ("sae.expansion", sae.expansion or 0)
+    n_sites = len(config.sites.kinds) * (n_layers if layers == "all" else len(layers))
+    needed = n_sites * sae.size(d_model) * d_model * BYTES_A_WEIGHT
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        yield (
+            f"{key}={found}: with model.d_model={d_model} and model.n_layers={n_layers}, {n_sites} dictionaries of "
+            f"{sae.size(d_model):,} features take {needed / 1e9:,.0f} GB to train, this machine has "
+            f"{memory / 1e9:,.0f} GB; allowed: at most {memory * found // needed}"
+        )
 
 
 def _training_problems(config: Config) -> Iterator[str]:

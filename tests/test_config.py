@@ -180,6 +180,16 @@ def test_what_needs_no_measurement_is_settled(
     assert data.attend_across == attend_across
 
 
+@pytest.mark.parametrize("key", ["sae.features", "sae.expansion"])
+def test_a_suite_that_no_memory_holds_is_refused(composed: Composed, key: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"{key}=1000000000: .* 8 dictionaries of .* allowed: at most \d+"
+    ) as refused:
+        parse(composed("sae.expansion=null", f"{key}=1000000000"))
+    most = str(refused.value).rpartition(" ")[2]
+    parse(composed("sae.expansion=null", f"{key}={most}"))
+
+
 def test_a_model_from_elsewhere_is_asked_for_its_shape_when_it_is_opened(
     composed: Composed, build_tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
