@@ -13,8 +13,8 @@ def clean_ce(lm: LanguageModel, traces: Iterable[Trace]) -> float:
     """Over the positions where the arms are compared; the traces need no patterns."""
     total, count = 0.0, 0
     for trace in traces:
-        logits = lm.paths.logits(trace.stream(lm.paths.modules)[:, :-1][trace.scored])
-        targets = trace.tokens[:, 1:][trace.scored]
+        logits = lm.paths.logits(trace.at_scored(trace.stream(lm.paths.modules)))
+        targets = trace.targets
         total += float(F.cross_entropy(logits, targets, reduction="sum"))
         count += len(targets)
     return total / count

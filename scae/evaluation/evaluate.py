@@ -20,12 +20,11 @@ computed, and numbers of suites on other sites are not comparable: ce_zero least
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import torch
 
 from scae.evaluation.arms import Arm
-from scae.evaluation.sums import ArmSums, Moments, add_predictions, at_scored
+from scae.evaluation.sums import ArmSums, Moments, add_predictions
 from scae.lm import LanguageModel, Trace
 from scae.sites import Site
 from scae.suite import SuiteOutput
@@ -41,25 +40,24 @@ def evaluate(lm: LanguageModel, arms: list[Arm], traces: Callable[[], Iterable[T
     moments = Moments(sites)
     for trace in traces():
         moments.add(trace)
-    references = {name: ArmSums([]) for name in ("model", "zero", "mean")}
     sums = {arm.name: ArmSums(list(arm.suite.sites)) for arm in arms}
     for arm in arms:
         arm.suite.eval()
+    model = ArmSums([])
     constants = {
         "zero": {site: torch.zeros_like(moments.mean(site)) for site in sites},
         "mean": {site: moments.mean(site) for site in sites},
     }
+    ablations = {name: ArmSums([]) for name in constants}
     for trace in traces():
-        residuals = {"model": at_scored(_untouched(trace).residual(), trace)}
-        for name, values in constants.items():
-            residuals[name] = at_scored(_ablated(trace, values).residual(), trace)
+        residuals = {name: trace.at_scored(_ablated(trace, values).residual()) for name, values in constants.items()}
         for arm in arms:
             out = arm.suite(trace, mode=arm.mode)
             sums[arm.name].add(out, trace)
-            residuals[arm.name] = at_scored(out.residual(), trace)
-        add_predictions(references | sums, residuals, trace, lm.paths)
-    ce, ce_zero = references["model"].ce, references["zero"].ce
-    metrics = {"lm/ce": ce, "lm/ce_zero": ce_zero, "lm/ce_mean": references["mean"].ce}
+            residuals[arm.name] = trace.at_scored(out.residual())
+        add_predictions(model, ablations | sums, residuals, trace, lm.paths)
+    ce, ce_zero = model.ce, ablations["zero"].ce
+    metrics = {"lm/ce": ce, "lm/ce_zero": ce_zero, "lm/ce_mean": ablations["mean"].ce}
     metrics |= {"lm/modules": float(len(lm.paths.modules)), "lm/replaced": float(len(sites))}
     for name, arm_sums in sums.items():
         of_arm = _arm_metrics(arm_sums, moments, ce, ce_zero) | _beside_twins(arm_sums, sums, ce)
@@ -120,13 +118,9 @@ def bypass_share(arm: Arm, traces: Iterable[Trace]) -> Metrics:
     return metrics
 
 
-def _untouched(trace: Trace) -> SuiteOutput:
-    return SuiteOutput(trace.embed, trace.live, {}, trace.outputs)
-
-
 def _ablated(trace: Trace, constants: dict[Site, Float[Tensor, " d_model"]]) -> SuiteOutput:
     outputs = dict(trace.outputs)
     for site, constant in constants.items():
         value = constant.to(trace.embed.dtype)
         outputs[site] = torch.where(trace.live[..., None], value, trace.outputs[site])
-    return replace(_untouched(trace), outputs=outputs)
+    return SuiteOutput(trace.embed, trace.live, {}, outputs)

@@ -92,29 +92,26 @@ class ArmSums:
 
 
 def add_predictions(
-    sums: Mapping[str, ArmSums],
+    model: ArmSums,
+    arms: Mapping[str, ArmSums],
     residuals: Mapping[str, Float[Tensor, "scored d_model"]],
     trace: Trace,
     paths: LinearPaths,
 ) -> None:
     """Compare what every arm predicts from its final stream at the scored positions with what the model does.
 
+    model: the sums of the model itself.
     A few positions at a time: five tables of `LOGITS` float64 are held at most (or one position's), however long the
     batch and however many the arms are; the model's predictions are computed once for all arms.
     """
-    clean = at_scored(trace.stream(paths.modules), trace)
-    targets = trace.tokens[:, 1:][trace.scored]
+    clean, targets = trace.at_scored(trace.stream(paths.modules)), trace.targets
     step = max(1, LOGITS // paths.W_U.shape[1])
     for start in range(0, len(targets), step):
         part = slice(start, start + step)
         p = _log_probabilities(clean[part], paths)
-        for name, arm in sums.items():
+        model.compare(p, p, targets[part])
+        for name, arm in arms.items():
             arm.compare(_log_probabilities(residuals[name][part], paths), p, targets[part])
-
-
-def at_scored(stream: Float[Tensor, "batch pos d_model"], trace: Trace) -> Float[Tensor, "scored d_model"]:
-    """The stream where a prediction is compared."""
-    return stream[:, :-1][trace.scored]
 
 
 def _log_probabilities(residual: Float[Tensor, "scored d_model"], paths: LinearPaths) -> Float[Tensor, "scored vocab"]:

@@ -23,7 +23,7 @@ def unigram_ce(log_probabilities: Float[Tensor, " vocab"], traces: Iterable[Trac
     """Its cross-entropy in nats a token, on the positions where the arms are compared."""
     total, count = 0.0, 0
     for trace in traces:
-        targets = trace.tokens[:, 1:][trace.scored].cpu()
+        targets = trace.targets.cpu()
         total -= float(log_probabilities[targets].sum())
         count += len(targets)
     return total / count

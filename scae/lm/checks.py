@@ -4,7 +4,6 @@ No list of architectures can promise it for a model yet to be written, so it is 
 transformers runs it, then of the same model as TransformerLens does, then of the linear paths.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,8 @@ from scae.config_errors import ConfigError
 from scae.failures import some
 from scae.lm.borders import visible
 from scae.lm.model import LanguageModel
-from scae.lm.paths import LinearPaths
 from scae.lm.trace import Trace
-from scae.sites import Site, levels
+from scae.sites import Site
 from scae.typing import Float, Int, Stream, Tensor
 
 SHOWN = 4  # names in an error
@@ -120,7 +118,7 @@ def check_exact(model: LanguageModel) -> None:
     trace = model.trace(tokens)
     loose = _tolerance(model)
     truth = _read_and_written(model, trace)
-    for site, stream in _streams(paths, trace.embed, trace.outputs):
+    for site, stream in trace.streams(parallel=paths.parallel):
         what = f"attention output {site}" if site.kind == "attn" else f"input of {site}"
         _compare(paths.read(site, stream, trace), truth[site], what, loose)
     logits = model.bridge(tokens).to(paths.W_U.dtype).log_softmax(-1)
@@ -140,16 +138,6 @@ def _read_and_written(model: LanguageModel, trace: Trace) -> dict[Site, Stream]:
     return seen
 
 
-def _streams(paths: LinearPaths, embed: Stream, outputs: dict[Site, Stream]) -> Iterator[tuple[Site, Stream]]:
-    """Every module and the residual stream that it reads."""
-    stream = embed
-    for level in levels(paths.modules, parallel=paths.parallel):
-        for site in level:
-            yield site, stream
-        for site in level:
-            stream = stream + outputs[site]
-
-
 @torch.no_grad()
 def check_faithful(model: LanguageModel, theirs: Reference) -> None:
     """The folded model must predict what transformers does; says how far it does not, and from which layer on."""
@@ -159,7 +147,7 @@ def check_faithful(model: LanguageModel, theirs: Reference) -> None:
     error = _relative(ours, theirs.log_probs.to(ours))
     if error < loose:
         return
-    before = {site.layer: stream for site, stream in _streams(paths, trace.embed, trace.outputs) if site.kind == "attn"}
+    before = {site.layer: stream for site, stream in trace.streams(parallel=paths.parallel) if site.kind == "attn"}
     streams = ((layer, paths.centre(stream.to(ours))) for layer, stream in enumerate(theirs.streams))
     apart = [layer for layer, stream in streams if not _relative(paths.centre(before[layer]), stream) < loose]
     where = "after the last layer" if not apart else f"in layer {apart[0] - 1}" if apart[0] else "in the embedding"

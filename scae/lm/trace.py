@@ -1,11 +1,11 @@
 """What one run of the language model leaves behind for the passes over the suite."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
-from scae.sites import Site
+from scae.sites import Site, levels
 from scae.typing import Bool, Float, Int, Live, Stream, Tensor
 
 
@@ -38,6 +38,15 @@ class Trace:
         return scored if self.documents is None else scored & (self.documents[:, :-1] == self.documents[:, 1:])
 
     @property
+    def targets(self) -> Int[Tensor, " scored"]:
+        """The tokens that are foretold at the scored positions."""
+        return self.tokens[:, 1:][self.scored]
+
+    def at_scored(self, stream: Stream) -> Float[Tensor, "scored d_model"]:
+        """A stream at the scored positions."""
+        return stream[:, :-1][self.scored]
+
+    @property
     def n_live(self) -> int:
         return int(self.live.sum())
 
@@ -47,3 +56,12 @@ class Trace:
         for site in modules:
             stream = stream + self.outputs[site]
         return stream
+
+    def streams(self, *, parallel: bool) -> Iterator[tuple[Site, Stream]]:
+        """Every module, in the order of the model, and the residual stream that it reads."""
+        stream = self.embed
+        for level in levels(self.outputs, parallel=parallel):
+            for site in level:
+                yield site, stream
+            for site in level:
+                stream = stream + self.outputs[site]

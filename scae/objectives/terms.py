@@ -38,7 +38,7 @@ class Comparison:
 
     @cached_property
     def targets(self) -> Int[Tensor, " scored"]:
-        return self.trace.tokens[:, 1:][self.scored]
+        return self.trace.targets
 
     @cached_property
     def logits(self) -> Float[Tensor, "scored vocab"]:
@@ -68,7 +68,7 @@ class Comparison:
         return out
 
     def _predictions(self, residual: Stream) -> Float[Tensor, "scored vocab"]:
-        return self.paths.logits(residual[:, :-1][self.scored])
+        return self.paths.logits(self.trace.at_scored(residual))
 
 
 def _variation(target: Float[Tensor, "live d_model"]) -> Float[Tensor, ""]:

@@ -55,13 +55,9 @@ def plain(suite: Suite, trace: Trace) -> SuiteOutput:
 
 def true_inputs(suite: Suite, trace: Trace) -> Iterator[tuple[Site, Stream]]:
     """What every dictionary reads in the plain pass."""
-    stream = trace.embed
-    for level in levels(trace.outputs, parallel=suite.layout.parallel):
-        for site in level:
-            if site in suite:
-                yield site, trace.outputs[site] if site.kind == "attn" else suite.lm.paths.read(site, stream, trace)
-        for site in level:
-            stream = stream + trace.outputs[site]
+    for site, stream in trace.streams(parallel=suite.layout.parallel):
+        if site in suite:
+            yield site, trace.outputs[site] if site.kind == "attn" else suite.lm.paths.read(site, stream, trace)
 
 
 def spliced(suite: Suite, trace: Trace) -> SuiteOutput:

@@ -271,7 +271,7 @@ def test_predictions_are_made_in_parts_and_those_of_the_model_once(
 
     monkeypatch.setattr(LinearPaths, "logits", counted)
     whole = evaluate(gpt2, arms, batches(gpt2, [4, 2]))
-    assert len(rows) == 2 * (1 + 3 + len(arms)), "the model's own, three references and the arms, once a batch"
+    assert len(rows) == 2 * (1 + 2 + len(arms)), "the model's own, two ablations and the arms, once a batch"
     at_once = sum(rows)
     rows.clear()
     monkeypatch.setattr(sums, "LOGITS", 3 * gpt2.paths.W_U.shape[1])
