@@ -4,7 +4,6 @@ Under `-m` that would be the whole sweep again, in a directory of another time s
 environment would make the next one pair up with the wrong processes.
 """
 
-import multiprocessing
 import os
 import sys
 import threading
@@ -70,8 +69,6 @@ def stop_processes() -> None:
                 child.kill()
                 child.wait()
             vars(thread)["_child_processes"] = []
-    for process in multiprocessing.active_children():
-        process.kill()
 
 
 def is_launched() -> bool:

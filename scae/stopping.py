@@ -4,8 +4,6 @@ Training stops between two optimiser steps, after a checkpoint; a second signal 
 stops where it is: the artifacts that are complete stay, and the one under work is made again.
 """
 
-import multiprocessing
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,9 +33,6 @@ class _Handler:
         if not self.holds or self.kept:
             raise Stopped(signum)
         self.kept = signum
-        for child in multiprocessing.active_children():  # ddp_fork and ddp_spawn: they train, this process waits
-            if child.pid is not None:
-                os.kill(child.pid, signum)
 
 
 _handler = _Handler()  # of this process, as signals are
