@@ -7,6 +7,7 @@ import copy
 import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,6 +100,26 @@ def build_tiny() -> Callable[[str], SimpleNamespace]:
         return _built[architecture]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def save_llama() -> Callable[..., Path]:
+    """Writes a random Llama, of two layers where nothing else is said, and a tokenizer of `text` into a folder."""
+
+    def save(folder: Path, *, text: str = "one two three", vocab_size: int = 260, **config: Any) -> Path:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        from scae.data import train_tokenizer
+
+        tokenizer = train_tokenizer([text], vocab_size)
+        sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        sizes |= {"vocab_size": len(tokenizer), "max_position_embeddings": 32} | ids | config
+        LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
 
 
 @pytest.fixture(scope="session", params=ARCHITECTURES)

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,21 +106,13 @@ _ = alone  # a fixture of every test here, too
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory: pytest.TempPathFactory, save_llama: Callable[..., Path]) -> Path:
     """A text, and a small random Llama directory that stands for every model from elsewhere."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from scae.data import train_tokenizer
-
     folder = tmp_path_factory.mktemp("files")
     (folder / "text").mkdir()
     corpus(folder / "text/text.jsonl")
-    tokenizer = train_tokenizer([(folder / "text/text.jsonl").read_text()], 300)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes, **ids)
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    text = (folder / "text/text.jsonl").read_text()
+    save_llama(folder / "model", text=text, vocab_size=300, max_position_embeddings=64)
     return folder
 
 

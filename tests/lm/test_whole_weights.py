@@ -1,36 +1,19 @@
 """A model whose files do not hold what its config.json says is refused, with the names of the weights."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from scae.data import train_tokenizer
 from scae.lm import UnsupportedModelError, open_model
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A Llama of two layers."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tokenizer = train_tokenizer(["one two three"], 260)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    return tmp_path
+def folder(tmp_path: Path, save_llama: Callable[..., Path]) -> Path:
+    return save_llama(tmp_path, tie_word_embeddings=True)
 
 
 def configure(folder: Path, **changes: Any) -> None:
