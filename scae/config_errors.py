@@ -49,13 +49,11 @@ def explain(error: ValidationError, values: Mapping[str, Any], schema: type[Base
     allowed: dict[tuple[str, str], list[str]] = {}
     for problem in error.errors():
         path, item, found = _locate(problem, values)
-        key = ".".join(path)
+        key, of_kind = ".".join(path), _of_kind(path[:-1], values)
         if problem["type"] == "extra_forbidden":
-            yield unknown_key(key, known_keys(path[:-1], values, schema)) + _of_kind(path[:-1], values)
+            yield unknown_key(key, known_keys(path[:-1], values, schema)) + of_kind
         elif problem["type"] == "missing":
-            yield f"{key}: missing; it was removed with ~, or the chosen group does not set it" + _of_kind(
-                path[:-1], values
-            )
+            yield f"{key}: missing; it was removed with ~, or the chosen group does not set it{of_kind}"
         else:
             where = f"{key}{item}={shown(found)}"
             allowed.setdefault((key, where), []).append(_allowed(problem, path, values, schema))

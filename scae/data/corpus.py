@@ -153,10 +153,7 @@ def _read_jsonl(file: Path, field: str) -> Iterator[str]:
                 continue
             try:
                 row = json.loads(line)
-            except (
-                ValueError,
-                RecursionError,
-            ) as error:  # also too many digits, too many brackets
+            except (ValueError, RecursionError) as error:  # also too many digits, too many brackets
                 raise ConfigError(f"data.path: {file}, line {number} is not JSON that can be read: {error}") from None
             if not isinstance(row, dict):
                 raise ConfigError(f"data.path: {file}, line {number} is no JSON object: {line.strip()[:60]}")
