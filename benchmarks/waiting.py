@@ -1,4 +1,4 @@
-"""Threads that spin briefly while they wait for each other against those that spin for long, alone and beside others.
+"""Threads that sleep while they wait for each other against threads that spin, alone and beside busy processes.
 
 A run of each takes turns in processes of their own, because OpenMP reads the policy once. What `python train.py` does
 about it stands in `scae/openmp.py`.
@@ -14,10 +14,10 @@ from benchmarks.measure import Samples
 from benchmarks.rows import Row, say
 from benchmarks.synthetic import QUICK, Sizes
 from benchmarks.worker import Case, measured
-from scae.openmp import TURNS, VARIABLE
+from scae.openmp import POLICY
 
 SIZES = Sizes(layers=4, d_model=128, heads=4, features=512, k=16, C=32, windows=8, context=128)
-SPINNING = {"briefly": TURNS, "as OpenMP does": None}
+POLICIES = {"asleep": "PASSIVE", "spinning": None}
 
 
 def run(*, quick: bool, device: str, sizes: Sizes | None = None, turns: int | None = None) -> list[Row]:
@@ -27,19 +27,19 @@ def run(*, quick: bool, device: str, sizes: Sizes | None = None, turns: int | No
     case = Case("suite_steps.suite_step", values, rounds=5)
     rows = []
     for name, count in (("alone", 0), ("beside busy processes", os.cpu_count() or 1)):
-        samples = {who: Samples() for who in SPINNING}
+        samples = {who: Samples() for who in POLICIES}
         with _busy(count):
             for turn in range(turns or (1 if quick else 5)):
                 say(f"waiting: {name}, turn {turn + 1}")
-                for who, spin in SPINNING.items():
-                    (result,) = measured([case], device=device, keep_freed=True, environment={VARIABLE: spin})
+                for who, policy in POLICIES.items():
+                    (result,) = measured([case], device=device, keep_freed=True, environment={POLICY: policy})
                     samples[who].seconds += result["seconds"]
-        ours, theirs = samples["briefly"], samples["as OpenMP does"]
+        ours, theirs = samples["asleep"], samples["spinning"]
         rows.append(
             Row(
                 name=name,
                 ratio=theirs.median / ours.median,
-                ratio_is=f"a pruned step with {VARIABLE} unset / with {VARIABLE}={TURNS}",
+                ratio_is=f"a pruned step with {POLICY} unset / with {POLICY}=PASSIVE",
                 ours_s=ours.median,
                 baseline_s=theirs.median,
                 ours_bytes=None,

@@ -43,7 +43,7 @@ from scae.config_errors import (
     unknown_key,
 )
 from scae.failures import ArtifactError, NonFiniteError
-from scae.openmp import spin_briefly
+from scae.openmp import CHOSEN, sleep_beside_others
 from scae.provenance import commit
 from scae.relaunch import (
     DEPTH,
@@ -73,12 +73,14 @@ def command(*, config_path: str, config_name: str) -> Callable[[Task], Callable[
         @functools.wraps(task)
         def main() -> None:
             failures: dict[Path, str] = {}
-            spin_briefly(os.environ)
+            asleep = sleep_beside_others(os.environ)
             inherited = frozenset(os.environ)
             show_all = os.environ.get("HYDRA_FULL_ERROR") == "1" and DEPTH not in os.environ
 
             @functools.wraps(task)
             def job(config: DictConfig) -> float | None:
+                if asleep:
+                    log.info(CHOSEN)
                 return _run_job(task, config, inherited, failures)
 
             start = hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(job)

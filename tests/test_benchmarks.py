@@ -200,12 +200,12 @@ def test_waiting_takes_turns_in_processes_of_either_policy(monkeypatch: pytest.M
     asked: list[str | None] = []
 
     def measured(cases: Any, *, environment: dict[str, str | None], **given: Any) -> list[dict[str, Any]]:
-        asked.append(environment["GOMP_SPINCOUNT"])
+        asked.append(environment["OMP_WAIT_POLICY"])
         return [{"seconds": [1.0 if asked[-1] else 3.0]} for _ in cases]
 
     monkeypatch.setattr(waiting, "measured", measured)
     alone, beside = waiting.run(quick=True, device="cpu", turns=2)
-    assert asked == ["50000", None] * 4
+    assert asked == ["PASSIVE", None] * 4
     assert (alone.name, alone.ratio, beside.ratio) == ("alone", 3.0, 3.0)
     assert beside.sizes["busy"] > alone.sizes["busy"] == 0
 
