@@ -59,9 +59,9 @@ def dense_pass(suite: Suite, masks: Masks, trace: Trace) -> dict[Site, Stream]:
                 read = _attention if site.kind == "attn" else _mlp
                 here[site] = _largest(read(suite, masks, site, base, codes, trace), suite, site) * live
                 reconstruction = here[site] @ _decoder(suite, site) + suite[site].constant
-                outputs[site] = torch.where(live, reconstruction, trace.outputs[site])
+                outputs[site] = torch.where(live, reconstruction, trace.outputs[site.module])
         for site in level:
-            own = trace.outputs[site]
+            own = trace.outputs[site.module]
             base = base + (torch.where(live, suite[site].constant, own) if site in suite else own)
         codes |= here
     return outputs
@@ -71,7 +71,7 @@ def sum_of_fvu(outputs: dict[Site, Stream], trace: Trace) -> Float[Tensor, ""]:
     """`sum over sites of ||y - yhat||^2 / ||y - mean y||^2` over the live positions."""
     total = trace.embed.new_zeros(())
     for site, output in outputs.items():
-        target = trace.outputs[site][trace.live]
+        target = trace.outputs[site.module][trace.live]
         error = (target - output[trace.live]).square().sum()
         total = total + error / (target - target.mean(0)).square().sum()
     return total
@@ -80,7 +80,7 @@ def sum_of_fvu(outputs: dict[Site, Stream], trace: Trace) -> Float[Tensor, ""]:
 def _mlp(
     suite: Suite, masks: Masks, site: Site, base: Stream, codes: dict[Site, Tensor], trace: Trace
 ) -> Float[Tensor, "batch pos down"]:
-    encoder, scale = suite.lm.paths.centre(_encoder(suite, site)), trace.scales[site]
+    encoder, scale = suite.lm.paths.centre(_encoder(suite, site)), trace.scales[site.module]
     pre = torch.einsum("btd,id->bti", base / scale, encoder)
     for up, code in codes.items():
         virtual = torch.einsum("id,jd->ij", encoder, _decoder(suite, up)) * masks[up, site]
@@ -91,7 +91,7 @@ def _mlp(
 def _attention(
     suite: Suite, masks: Masks, site: Site, base: Stream, codes: dict[Site, Tensor], trace: Trace
 ) -> Float[Tensor, "batch pos down"]:
-    paths, encoder, scale = suite.lm.paths, _encoder(suite, site), trace.scales[site]
+    paths, encoder, scale = suite.lm.paths, _encoder(suite, site), trace.scales[site.module]
     W_O = paths.W_O[site.layer]
     W_V = paths.W_V[site.layer].repeat_interleave(W_O.shape[0] // paths.W_V.shape[1], dim=0)
     W_OV = torch.einsum("hdr,hre->hde", W_V, W_O)

@@ -34,7 +34,7 @@ def dense_step(sizes: dict, *, connections: str, device: str) -> Step:
     model = suite.lm
     assert isinstance(model, SyntheticModel)
     trace = model.draw(seed=0)
-    masks = dense_masks(suite.connections.edge_list, model.device)
+    masks = dense_masks(suite.connections, model.device)
 
     def loss() -> torch.Tensor:
         return sum_of_fvu(dense_pass(suite, masks, trace), trace)
@@ -44,7 +44,7 @@ def dense_step(sizes: dict, *, connections: str, device: str) -> Step:
 
 def write_connections(sizes: Sizes, method: str, path: str, device: str) -> str:
     """Choose connections once, for every process that needs them."""
-    _suite(sizes.plain(), method, device).connections.edge_list.save(Path(path))
+    _suite(sizes.plain(), method, device).connections.save(Path(path))
     return path
 
 

@@ -114,12 +114,12 @@ class SyntheticModel(LanguageModel):
         stream = embed
         for level in levels(paths.modules, parallel=paths.parallel):
             for site in level:
-                trace.scales[site] = (paths.centre(stream).square().mean(-1, keepdim=True) + paths.eps).sqrt()
+                trace.scales[site.module] = (paths.centre(stream).square().mean(-1, keepdim=True) + paths.eps).sqrt()
                 if site.kind == "attn":
                     trace.patterns[site.layer] = self._pattern(generator)
-                trace.outputs[site] = self._output(site, stream, trace)
+                trace.outputs[site.module] = self._output(site, stream, trace)
             for site in level:
-                stream = stream + trace.outputs[site]
+                stream = stream + trace.outputs[site.module]
         return trace
 
     def _pattern(self, generator: torch.Generator) -> Float[Tensor, "batch head query key"]:
@@ -131,7 +131,7 @@ class SyntheticModel(LanguageModel):
     def _output(self, site: Site, stream: Stream, trace: Trace) -> Stream:
         if site.kind == "attn":
             return self.paths.read(site, stream, trace)
-        x = self.paths.centre(stream) / trace.scales[site]
+        x = self.paths.centre(stream) / trace.scales[site.module]
         return torch.relu(x @ self._mlp_in[site.layer]) @ self._mlp_out[site.layer]
 
 
@@ -157,13 +157,13 @@ def make_suite(model: SyntheticModel, *, seed: int = 0, dtype: torch.dtype = tor
         return torch.randn(tensor.shape).to(tensor)
 
     for site in suite.sites:
-        target = trace.outputs[site][trace.live]
+        target = trace.outputs[site.module][trace.live]
         suite[site].b_dec.copy_(target.mean(0) + 0.1 * target.std() * random_like(suite[site].b_dec))
     out = suite(trace, mode="plain")
     for site in suite.sites:
         dictionary, live = suite[site], trace.live
-        wanted = trace.outputs[site][live] - dictionary.b_dec
-        factor = wanted.norm() / (out.outputs[site][live] - dictionary.b_dec).norm()
+        wanted = trace.outputs[site.module][live] - dictionary.b_dec
+        factor = wanted.norm() / (out.outputs[site.module][live] - dictionary.b_dec).norm()
         dictionary.W_enc.mul_(factor)
         read = 1.0 if dictionary.transcoder else wanted.square().mean().sqrt()  # a normalised stream, or the target
         dictionary.b_enc.copy_(0.3 * factor * read * random_like(dictionary.b_enc))

@@ -6,6 +6,7 @@ and belong to sites that precede it.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,33 +16,54 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from scae.kernels.code import rows_of
-from scae.sites import Site, precedes
+from scae.lm.modules import Levels
+from scae.sites import Site, in_order
 from scae.typing import Int, Tensor
 from scae.whole_files import write
+
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The sites of a suite in order, the number of features of each, and which site reads from which."""
+    """The sites of a suite in order, the number of features of each, and which of them it reads from.
+
+    reads: for each site, how many sites of the order it reads from, which are always its first: those at modules that
+    the model computes before.
+    """
 
     sites: tuple[Site, ...]
     sizes: tuple[int, ...]
-    parallel: bool
+    reads: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if list(self.sites) != sorted(set(self.sites)) or len(self.sites) != len(self.sizes):
-            raise ValueError(f"sites must be unique, in order and as many as sizes, got {self.sites} and {self.sizes}")
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError(f"sites must be unique, got {', '.join(map(str, self.sites))}")
+        if not len(self.sites) == len(self.sizes) == len(self.reads):
+            raise ValueError(f"as many sizes and reads as sites are needed, got {self}")
+        if any(not 0 <= count <= number for number, count in enumerate(self.reads)):
+            raise ValueError(f"a site reads from sites before it alone, got reads={self.reads}")
+
+    @classmethod
+    def of(cls, sizes: Mapping[Site, int], levels: Levels) -> "Layout":
+        """sizes: the number of features by site, in any order; levels: of the model that they stand in."""
+        sites: list[Site] = []
+        reads: list[int] = []
+        for level in in_order(sizes, levels):
+            reads += [len(sites)] * len(level)
+            sites += level
+        return cls(tuple(sites), tuple(sizes[site] for site in sites), tuple(reads))
 
     def offset(self, site: Site) -> int:
         """The number of the first feature of `site`."""
-        return sum(size for other, size in zip(self.sites, self.sizes, strict=True) if other < site)
+        return sum(self.sizes[: self.sites.index(site)])
 
     def size(self, site: Site) -> int:
         return self.sizes[self.sites.index(site)]
 
     def upstream(self, site: Site) -> tuple[Site, ...]:
-        """The sites that `site` reads from: always the first few of the order."""
-        return tuple(other for other in self.sites if precedes(other, site, parallel=self.parallel))
+        """The sites that `site` reads from."""
+        return self.sites[: self.reads[self.sites.index(site)]]
 
     def n_upstream(self, site: Site) -> int:
         """The number of upstream features of `site`."""
@@ -162,9 +184,10 @@ class Connections:
         for site in () if self.is_complete else self.layout.sites:
             tensors[f"{site}.crow"], tensors[f"{site}.up"] = self[site].crow.cpu(), self[site].up.cpu()
         layout = {
+            "format": FORMAT,
             "sites": [str(site) for site in self.layout.sites],
             "sizes": list(self.layout.sizes),
-            "parallel": self.layout.parallel,
+            "reads": list(self.layout.reads),
             "complete": self.is_complete,
         }
         write(path, partial(save_file, tensors, metadata={"scae.connections": json.dumps(layout)}))
@@ -175,7 +198,9 @@ class Connections:
         try:
             with safe_open(path, framework="pt") as file:
                 meta = json.loads((file.metadata() or {})["scae.connections"])
-                layout = Layout(tuple(map(Site.parse, meta["sites"])), tuple(meta["sizes"]), meta["parallel"])
+                if meta.get("format") != FORMAT:
+                    raise ValueError(f"format {meta.get('format', 1)}, this version reads {FORMAT}")
+                layout = Layout(tuple(map(Site.parse, meta["sites"])), tuple(meta["sizes"]), tuple(meta["reads"]))
                 if meta["complete"]:
                     return cls.complete(layout)
                 return cls(

@@ -1,20 +1,44 @@
-"""A site: one module output of the language model that a dictionary replaces.
+"""A site: where a dictionary stands, and what that makes of the dictionary.
 
-The order of sites is the order in which a forward pass computes them. Whether an attention output reaches the MLP of
-its own layer is a fact of the architecture (`parallel_attn_mlp`), so `precedes` asks for it and never guesses.
+    kind    replaces what is written by    reads                         along
+    attn    the attention of its layer     that same output              the heads of the attention
+    mlp     the MLP of its layer           what the MLP reads            the stream itself
+
+A dictionary that reads what it replaces is an autoencoder, one that reads the input of what it replaces a transcoder.
+The path is how the residual stream reaches what is read: the dense and the pruned pass follow it, and the virtual
+weight of a connection is measured along it. A further kind of site is one more row of `KINDS`.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from scae.lm.modules import Kind as ModuleKind
+from scae.lm.modules import Levels, Module
+from scae.lm.paths import Attention, Direct, LinearPaths, Path
+
 Kind = Literal["attn", "mlp"]
-KINDS: tuple[Kind, ...] = ("attn", "mlp")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
+class Rule:
+    """What a kind of site is. replaces: the module whose output a reconstruction takes the place of; transcoder: the
+    dictionary reads what that module reads, and not what it writes; path: how the stream reaches what is read."""
+
+    replaces: ModuleKind
+    transcoder: bool
+    path: type[Path]
+
+
+KINDS: dict[Kind, Rule] = {
+    "attn": Rule(replaces="attn", transcoder=False, path=Attention),
+    "mlp": Rule(replaces="mlp", transcoder=True, path=Direct),
+}
+
+
+@dataclass(frozen=True)
 class Site:
-    """The output of the attention or of the MLP of one layer; written `"3.attn"`."""
+    """A place in one layer for a dictionary; written `"3.attn"`."""
 
     layer: int
     kind: Kind
@@ -22,47 +46,28 @@ class Site:
     @classmethod
     def parse(cls, text: str) -> "Site":
         layer, _, kind = text.partition(".")
-        if not layer.isdigit() or kind not in KINDS:
-            raise ValueError(
-                f"'{text}' is no site: write LAYER.KIND with kind one of {', '.join(KINDS)}, as in '3.attn'"
-            )
-        return cls(int(layer), kind)
+        for known in KINDS:
+            if layer.isdigit() and kind == known:
+                return cls(int(layer), known)
+        raise ValueError(f"'{text}' is no site: write LAYER.KIND with kind one of {', '.join(KINDS)}, as in '3.attn'")
 
     def __str__(self) -> str:
         return f"{self.layer}.{self.kind}"
 
     @property
-    def hook_out(self) -> str:
-        """The TransformerLens name of the module's output."""
-        return f"blocks.{self.layer}.hook_{self.kind}_out"
+    def module(self) -> Module:
+        """Whose output its dictionary replaces."""
+        return Module(self.layer, KINDS[self.kind].replaces)
 
     @property
-    def hook_pattern(self) -> str:
-        """The TransformerLens name of the layer's attention pattern."""
-        return f"blocks.{self.layer}.attn.hook_pattern"
+    def transcoder(self) -> bool:
+        return KINDS[self.kind].transcoder
 
-    @property
-    def hook_scores(self) -> str:
-        """The TransformerLens name of the layer's attention scores, from which the pattern is made."""
-        return f"blocks.{self.layer}.attn.hook_attn_scores"
+    def path(self, weights: LinearPaths) -> Path:
+        return KINDS[self.kind].path(weights, self.module)
 
 
-def precedes(up: Site, down: Site, *, parallel: bool) -> bool:
-    """Whether the output of `up` is part of what `down` reads.
-
-    parallel: attention and MLP of a layer read the same stream (GPT-NeoX), so neither reads the other.
-    """
-    if up.layer != down.layer:
-        return up.layer < down.layer
-    return not parallel and up.kind == "attn" and down.kind == "mlp"
-
-
-def levels(modules: Iterable[Site], *, parallel: bool) -> list[list[Site]]:
-    """Group modules, in order, so that each reads everything of the groups before its own and nothing of its own."""
-    groups: list[list[Site]] = []
-    for site in sorted(modules):
-        if groups and not precedes(groups[-1][0], site, parallel=parallel):
-            groups[-1].append(site)
-        else:
-            groups.append([site])
-    return groups
+def in_order(sites: Iterable[Site], levels: Levels) -> list[list[Site]]:
+    """The sites at the modules of each level, level by level: a site reads from those of the levels before its own."""
+    by_module = {site.module: site for site in sites}
+    return [[by_module[module] for module in level if module in by_module] for level in levels]

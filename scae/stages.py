@@ -190,11 +190,11 @@ class Stages:
         if one.regrow is not None:
             steps, chunk_mb = config.finetune.steps, config.connectivity.chunk_mb
             callbacks.append(Regrowth(suite, objective, one.regrow, steps=steps, chunk_mb=chunk_mb))
-        selected = suite.connections.edge_list
+        selected = suite.connections
         self._train(suite, objective, one.mode, name, self.plan.finetune(one).name, data, folder, callbacks)
         facts = self._save(suite, config.finetune, folder)
         if one.regrow is not None:
-            edges = suite.connections.edge_list
+            edges = suite.connections
             moved = moved_share(selected, edges)
             log.info("%s: %.1f %% of the connections are not among those selected", name, 100 * moved)
             facts["statistics"] = describe(edges) | {"connectivity/regrown": moved}

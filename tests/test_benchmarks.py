@@ -37,10 +37,10 @@ def both_ways(suite: Suite, trace: Any) -> None:
     objective = Objective([Recon(weight=1.0, kind="fvu", knee=4.0)])
     out = suite(trace, mode="pruned")
     value = objective(out, trace, suite.lm.paths).total
-    theirs = dense_pass(suite, dense_masks(suite.connections.edge_list, suite.lm.device), trace)
+    theirs = dense_pass(suite, dense_masks(suite.connections, suite.lm.device), trace)
     assert theirs.keys() == out.reconstructions.keys()
     for site, output in theirs.items():
-        torch.testing.assert_close(out.outputs[site], output, rtol=1e-9, atol=1e-10, msg=lambda m, s=site: f"{s}: {m}")
+        torch.testing.assert_close(out.outputs[site.module], output, rtol=1e-9, atol=1e-10, msg=lambda m, s=site: f"{s}: {m}")
     loss = sum_of_fvu(theirs, trace)
     torch.testing.assert_close(value, loss, rtol=1e-10, atol=0)
     gradients = []
@@ -76,7 +76,7 @@ def test_the_dense_reference_is_the_pruned_pass_on_synthetic_models(
     model = SyntheticModel(sizes, dtype=torch.float64)
     suite = make_suite(model, dtype=torch.float64)
     connect(suite, sizes, method)
-    assert 0 < len(suite.connections.edge_list) < len(Connections.complete(suite.layout))
+    assert 0 < len(suite.connections) < len(Connections.complete(suite.layout))
     both_ways(suite, model.draw(seed=0))
 
 
@@ -101,7 +101,7 @@ def test_the_synthetic_suite_is_of_sensible_size() -> None:
         for site, code in out.codes.items():
             active = len(code.value) / trace.n_live
             assert 0.8 * TINY.k <= active <= TINY.k, (mode, site)
-            size = out.outputs[site][trace.live].norm() / trace.outputs[site][trace.live].norm()
+            size = out.outputs[site.module][trace.live].norm() / trace.outputs[site.module][trace.live].norm()
             assert 0.2 < size.item() < 5, (mode, site)
     assert all((bias != 0).all() for name, bias in suite.named_parameters() if ".b_" in name)
     assert torch.equal(model.draw(seed=0).embed, SyntheticModel(TINY).draw(seed=0).embed)

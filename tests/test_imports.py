@@ -9,7 +9,6 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     (
         "typing",
-        "sites",
         "config",
         "config_errors",
         "failures",
@@ -24,8 +23,9 @@ LAYERS = (
         "whole_files",
     ),
     ("kernels", "artifacts"),
-    ("dictionaries", "connections"),
-    ("lm",),
+    ("dictionaries", "lm"),
+    ("sites",),
+    ("connections",),
     ("suite",),
     ("selection", "objectives", "data"),
     ("training", "evaluation", "report", "interop", "analysis"),

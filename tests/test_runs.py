@@ -40,7 +40,7 @@ def test_the_example_of_the_readme(run: Finished, opened: Any) -> None:
     assert set(map(str, out.codes)) == {"0.attn", "0.mlp", "1.attn", "1.mlp"}
     assert set(out.reconstructions) == set(out.codes)
     assert torch.isfinite(out.residual()).all()
-    inputs = suite.connections.inputs(site="1.mlp", feature=3)
+    inputs = suite.inputs(site="1.mlp", feature=3)
     assert 0 < len(inputs) <= run.config.connectivity.C * run.config.connectivity.spread
     sizes = [abs(one.weight) for one in inputs]
     assert sizes == sorted(sizes, reverse=True)
@@ -52,7 +52,7 @@ def test_connections_that_moved_are_those_that_are_evaluated_and_opened(run: Fin
     metrics = execute(config)
     output = Path(config.paths.output)
     (moved, lm), (selected, _) = (load_suite(output, finetuned=finetuned) for finetuned in (True, False))
-    chosen, kept = selected.connections.edge_list, moved.connections.edge_list
+    chosen, kept = selected.connections, moved.connections
     assert metrics["connectivity/regrown"] == moved_share(chosen, kept) > 0
     assert metrics["connectivity/edges"] == len(chosen) == len(kept)
     _, heldout = train_and_heldout(config.data, lm.tokenizer, Path(config.paths.artifacts))
@@ -70,7 +70,7 @@ def test_weights_of_the_inputs_are_products_of_rows(opened: Any) -> None:
     seen = set()
     for site in (Site.parse("1.mlp"), Site.parse("1.attn")):
         for feature in range(suite.layout.size(site)):
-            for up, number, weight in suite.connections.inputs(site=str(site), feature=feature):
+            for up, number, weight in suite.inputs(site=str(site), feature=feature):
                 E = suite[site].W_enc[feature].detach() / suite[site].reads.scale
                 D = suite[up].W_dec[number].detach() * suite[up].writes.scale
                 if site.kind == "attn":
@@ -83,7 +83,7 @@ def test_weights_of_the_inputs_are_products_of_rows(opened: Any) -> None:
 
 def test_the_connections_are_those_that_were_selected(run: Finished, opened: Any) -> None:
     suite, _ = opened
-    edges = suite.connections.edge_list
+    edges = suite.connections
     assert len(edges) == run.metrics["connectivity/edges"]
     assert not edges.is_complete
 

@@ -36,7 +36,7 @@ Metrics = dict[str, float]
 @torch.no_grad()
 def evaluate(lm: LanguageModel, arms: list[Arm], traces: Callable[[], Iterable[Trace]]) -> Metrics:
     """Every metric of every arm. `traces()` runs over the held-out windows; it is called twice, for the mean first."""
-    sites = sorted({site for arm in arms for site in arm.suite.sites})
+    sites = list(dict.fromkeys(site for arm in arms for site in arm.suite.sites))
     moments = Moments(sites)
     for trace in traces():
         moments.add(trace)
@@ -122,5 +122,5 @@ def _ablated(trace: Trace, constants: dict[Site, Float[Tensor, " d_model"]]) -> 
     outputs = dict(trace.outputs)
     for site, constant in constants.items():
         value = constant.to(trace.embed.dtype)
-        outputs[site] = torch.where(trace.live[..., None], value, trace.outputs[site])
+        outputs[site.module] = torch.where(trace.live[..., None], value, trace.outputs[site.module])
     return SuiteOutput(trace.embed, trace.live, {}, outputs)

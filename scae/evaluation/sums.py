@@ -24,7 +24,7 @@ class Moments:
     def add(self, trace: Trace) -> None:
         self.n += trace.n_live
         for site in self._square:
-            y = trace.outputs[site][trace.live].double()
+            y = trace.outputs[site.module][trace.live].double()
             self._sum[site] = self._sum.get(site, 0) + y.sum(0)
             self._square[site] += float(y.square().sum())
 
@@ -51,7 +51,7 @@ class ArmSums:
         """What the dictionaries did; what follows from it for the predictions comes from `add_predictions`."""
         self.n_live += trace.n_live
         for site in self.sites:
-            error = (trace.outputs[site] - out.outputs[site])[trace.live]
+            error = (trace.outputs[site.module] - out.outputs[site.module])[trace.live]
             self._error[site] += float(error.double().square().sum())
             code = out.codes[site]
             self._firings[site] += int((code.value > 0).sum())

@@ -3,7 +3,18 @@
 from scae.lm.checks import UnsupportedModelError, check_borders
 from scae.lm.load import open_model, wrap
 from scae.lm.model import LanguageModel
-from scae.lm.paths import LinearPaths
+from scae.lm.modules import Module
+from scae.lm.paths import LinearPaths, Path
 from scae.lm.trace import Trace
 
-__all__ = ["LanguageModel", "LinearPaths", "Trace", "UnsupportedModelError", "check_borders", "open_model", "wrap"]
+__all__ = [
+    "LanguageModel",
+    "LinearPaths",
+    "Module",
+    "Path",
+    "Trace",
+    "UnsupportedModelError",
+    "check_borders",
+    "open_model",
+    "wrap",
+]

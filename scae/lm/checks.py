@@ -13,8 +13,9 @@ from scae.config_errors import ConfigError
 from scae.failures import some
 from scae.lm.borders import visible
 from scae.lm.model import LanguageModel
+from scae.lm.modules import Module
+from scae.lm.paths import Attention, Direct
 from scae.lm.trace import Trace
-from scae.sites import Site
 from scae.typing import Float, Int, Stream, Tensor
 
 SHOWN = 4  # names in an error
@@ -118,23 +119,24 @@ def check_exact(model: LanguageModel) -> None:
     trace = model.trace(tokens)
     loose = _tolerance(model)
     truth = _read_and_written(model, trace)
-    for site, stream in trace.streams(parallel=paths.parallel):
-        what = f"attention output {site}" if site.kind == "attn" else f"input of {site}"
-        _compare(paths.read(site, stream, trace), truth[site], what, loose)
+    for module, stream in trace.streams(paths.levels):
+        path = Attention(paths, module) if module.kind == "attn" else Direct(paths, module)
+        what = f"attention output {module}" if module.kind == "attn" else f"input of {module}"
+        _compare(path.read(stream, trace), truth[module], what, loose)
     logits = model.bridge(tokens).to(paths.W_U.dtype).log_softmax(-1)
     ours = paths.logits(trace.stream(paths.modules)).log_softmax(-1)
     _compare(ours, logits, "next-token distribution", loose)
 
 
-def _read_and_written(model: LanguageModel, trace: Trace) -> dict[Site, Stream]:
+def _read_and_written(model: LanguageModel, trace: Trace) -> dict[Module, Stream]:
     """What every MLP reads and every attention writes, as the model runs."""
-    seen: dict[Site, Stream] = {}
+    seen: dict[Module, Stream] = {}
 
-    def look(site: Site, read: Stream, wrote: Stream) -> Stream:
-        seen[site] = wrote if site.kind == "attn" else read
+    def look(module: Module, read: Stream | None, wrote: Stream) -> Stream:
+        seen[module] = wrote if read is None else read
         return wrote
 
-    model.splice(trace, look)
+    model.splice(trace, look, readers=[module for module in model.paths.modules if module.kind == "mlp"])
     return seen
 
 
@@ -147,7 +149,7 @@ def check_faithful(model: LanguageModel, theirs: Reference) -> None:
     error = _relative(ours, theirs.log_probs.to(ours))
     if error < loose:
         return
-    before = {site.layer: stream for site, stream in trace.streams(parallel=paths.parallel) if site.kind == "attn"}
+    before = {module.layer: stream for module, stream in trace.streams(paths.levels) if module.kind == "attn"}
     streams = ((layer, paths.centre(stream.to(ours))) for layer, stream in enumerate(theirs.streams))
     apart = [layer for layer, stream in streams if not _relative(paths.centre(before[layer]), stream) < loose]
     where = "after the last layer" if not apart else f"in layer {apart[0] - 1}" if apart[0] else "in the embedding"

@@ -1,18 +1,18 @@
 """The frozen language model: the only place that runs TransformerLens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 
 from scae.lm.borders import hide_others
+from scae.lm.modules import Module
 from scae.lm.paths import LinearPaths
 from scae.lm.trace import Trace
-from scae.sites import Site
 from scae.typing import Int, Live, Stream, Tensor
 
-Replace = Callable[[Site, Stream, Stream], Stream]
-"""(site, what the module read, what it wrote) -> what is written instead."""
+Replace = Callable[[Module, Stream | None, Stream], Stream]
+"""(module, what it read where that was asked for, what it wrote) -> what is written instead."""
 
 
 class LanguageModel:
@@ -75,10 +75,10 @@ class LanguageModel:
             live = torch.ones_like(tokens, dtype=torch.bool) if live is None else live
         kept: dict[str, Tensor] = {}
         names: set[str | None] = {"blocks.0.hook_resid_pre"}
-        for site in self.paths.modules:
-            names |= {site.hook_out, self._hook_scale(site)}
-            if patterns and site.kind == "attn":
-                names |= {site.hook_pattern, self._hook_scale_after(site)}
+        for module in self.paths.modules:
+            names |= {module.hook_out, self._hook_scale(module)}
+            if patterns and module.kind == "attn":
+                names |= {module.hook_pattern, self._hook_scale_after(module)}
         self._run(tokens, [(name, _keep(kept, name)) for name in sorted(filter(None, names))], documents)
         dtype, device = self.paths.W_U.dtype, self.device.type
         kept = {name: value.to(dtype) for name, value in kept.items()}
@@ -87,81 +87,81 @@ class LanguageModel:
         def stream(name: str) -> Tensor:
             return kept[name].view(*tokens.shape, -1)  # some models (OPT) have windows side by side in their MLPs
 
-        def scale(site: Site) -> Tensor:
-            name = self._hook_scale(site)
+        def scale(module: Module) -> Tensor:
+            name = self._hook_scale(module)
             return unscaled if name is None else stream(name)
 
-        def pattern(site: Site) -> Tensor:
-            after = self._hook_scale_after(site)
-            weights = kept[site.hook_pattern]
+        def pattern(module: Module) -> Tensor:
+            after = self._hook_scale_after(module)
+            weights = kept[module.hook_pattern]
             return weights if after is None else weights / kept[after][:, None]
 
         return Trace(
             tokens=tokens,
             live=live,
             embed=stream("blocks.0.hook_resid_pre"),
-            outputs={site: stream(site.hook_out) for site in self.paths.modules},
-            scales={site: scale(site) for site in self.paths.modules},
-            patterns={site.layer: pattern(site) for site in self.paths.modules if site.kind == "attn"}
+            outputs={module: stream(module.hook_out) for module in self.paths.modules},
+            scales={module: scale(module) for module in self.paths.modules},
+            patterns={module.layer: pattern(module) for module in self.paths.modules if module.kind == "attn"}
             if patterns
             else None,
             documents=documents,
             autocast=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
         )
 
-    def splice(self, trace: Trace, replace: Replace) -> dict[Site, Stream]:
+    def splice(self, trace: Trace, replace: Replace, *, readers: Collection[Module]) -> dict[Module, Stream]:
         """Run the model on what was traced with every module's output passed through `replace`; attention and
-        normalisations stay live.
+        normalisations stay live. readers: the modules of which `replace` wants to know what they read.
 
         The model computes in the precision of the trace, `replace` in its own: with nothing replaced the two runs are
         equal, bit for bit. Returns what each module wrote in the end; gradients flow through the model into `replace`.
         """
-        read: dict[Site, Tensor] = {}
-        wrote: dict[Site, Tensor] = {}
+        read: dict[Module, Tensor] = {}
+        wrote: dict[Module, Tensor] = {}
         dtype = self.paths.W_U.dtype
 
-        def keep_input(site: Site) -> Callable[..., None]:
-            return lambda value, hook: read.__setitem__(site, value.to(dtype).view(*trace.tokens.shape, -1))
+        def keep_input(module: Module) -> Callable[..., None]:
+            return lambda value, hook: read.__setitem__(module, value.to(dtype).view(*trace.tokens.shape, -1))
 
-        def rewrite(site: Site) -> Callable[..., Tensor]:
+        def rewrite(module: Module) -> Callable[..., Tensor]:
             def hook_fn(value: Tensor, hook: Any) -> Tensor:
                 out = value.to(dtype).view(*trace.tokens.shape, -1)
                 with self._autocast(None):
-                    wrote[site] = replace(site, out if site.kind == "attn" else read[site], out)
-                return wrote[site].to(value.dtype).view(value.shape)
+                    wrote[module] = replace(module, read.get(module), out)
+                return wrote[module].to(value.dtype).view(value.shape)
 
             return hook_fn
 
         hooks: list[tuple[str, Callable]] = []
-        for site in self.paths.modules:
-            if site.kind == "mlp":
-                hooks.append((self.hook_read(site), keep_input(site)))
-            hooks.append((site.hook_out, rewrite(site)))
+        for module in self.paths.modules:
+            if module in readers:
+                hooks.append((self.hook_read(module), keep_input(module)))
+            hooks.append((module.hook_out, rewrite(module)))
         with self._autocast(trace.autocast):
             self._run(trace.tokens, hooks, trace.documents)
         return wrote
 
-    def hook_read(self, site: Site) -> str:
+    def hook_read(self, module: Module) -> str:
         """The TransformerLens name of what a module reads, centred and scaled."""
-        norm = self._norm(site)
-        return f"blocks.{site.layer}.{site.kind}.hook_in" if norm is None else f"{norm}.hook_normalized"
+        norm = self._norm(module)
+        return f"blocks.{module.layer}.{module.kind}.hook_in" if norm is None else f"{norm}.hook_normalized"
 
-    def _norm(self, site: Site) -> str | None:
+    def _norm(self, module: Module) -> str | None:
         """The normalisation that a module reads through: its own, or the only one of a parallel block; None in models
         that normalise outputs alone."""
-        block = self.bridge.blocks[site.layer]
-        own = "ln1" if site.kind == "attn" else "ln2"
+        block = self.bridge.blocks[module.layer]
+        own = "ln1" if module.kind == "attn" else "ln2"
         found = [name for name in (own, "ln1") if hasattr(block, name)]
-        return f"blocks.{site.layer}.{found[0]}" if found else None
+        return f"blocks.{module.layer}.{found[0]}" if found else None
 
-    def _hook_scale(self, site: Site) -> str | None:
-        norm = self._norm(site)
+    def _hook_scale(self, module: Module) -> str | None:
+        norm = self._norm(module)
         return None if norm is None else f"{norm}.hook_scale"
 
-    def _hook_scale_after(self, site: Site) -> str | None:
+    def _hook_scale_after(self, module: Module) -> str | None:
         """The scale by which an attention output is divided before it joins the stream; None where it is not."""
-        after = hasattr(self.bridge.blocks[site.layer], "ln1_post")
-        return f"blocks.{site.layer}.ln1_post.hook_scale" if after else None
+        after = hasattr(self.bridge.blocks[module.layer], "ln1_post")
+        return f"blocks.{module.layer}.ln1_post.hook_scale" if after else None
 
     def _autocast(self, dtype: torch.dtype | None) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
@@ -175,7 +175,7 @@ class LanguageModel:
         """One run up to the final residual stream; logits are made from it by `LinearPaths.logits` where needed."""
         if documents is not None:
             hide = hide_others(documents)
-            hooks = [(site.hook_scores, hide) for site in self.paths.modules if site.kind == "attn"] + hooks
+            hooks = [(module.hook_scores, hide) for module in self.paths.modules if module.kind == "attn"] + hooks
         self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, stop_at_layer=self.paths.n_layers)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from scae.sites import Site, levels
+from scae.lm.modules import Levels, Module
 from scae.typing import Bool, Float, Int, Live, Stream, Tensor
 
 
@@ -14,7 +14,8 @@ class Trace:
     """The clean run of the model on a batch of windows; nothing in it carries a gradient.
 
     tokens: `[batch, pos]`; live: `[batch, pos]` text positions; embed: `[batch, pos, d_model]` the stream before the
-    first layer; outputs: what every module writes to the stream, `[batch, pos, d_model]`; scales: the number by which
+    first layer; outputs: what every module writes to the stream, in order,
+    `[batch, pos, d_model]`; scales: the number by which
     each module's input is divided, `[batch, pos, 1]`, 1 where it is not; patterns: by layer, how much of each key
     reaches each query, `[batch, head, query, key]`, over the scale of the attention output's own normalisation where
     it has one; None where the pass to come does not move anything between positions; documents: `[batch, pos]` the
@@ -25,8 +26,8 @@ class Trace:
     tokens: Int[Tensor, "batch pos"]
     live: Live
     embed: Stream
-    outputs: dict[Site, Stream]
-    scales: dict[Site, Float[Tensor, "batch pos 1"]]
+    outputs: dict[Module, Stream]
+    scales: dict[Module, Float[Tensor, "batch pos 1"]]
     patterns: dict[int, Float[Tensor, "batch head query key"]] | None
     documents: Int[Tensor, "batch pos"] | None = None
     autocast: torch.dtype | None = None
@@ -50,18 +51,18 @@ class Trace:
     def n_live(self) -> int:
         return int(self.live.sum())
 
-    def stream(self, modules: Iterable[Site]) -> Stream:
+    def stream(self, modules: Iterable[Module]) -> Stream:
         """The embedding plus what these modules write."""
         stream = self.embed
-        for site in modules:
-            stream = stream + self.outputs[site]
+        for module in modules:
+            stream = stream + self.outputs[module]
         return stream
 
-    def streams(self, *, parallel: bool) -> Iterator[tuple[Site, Stream]]:
-        """Every module, in the order of the model, and the residual stream that it reads."""
+    def streams(self, levels: Levels) -> Iterator[tuple[Module, Stream]]:
+        """Every module of a model of these levels, and the residual stream that it reads."""
         stream = self.embed
-        for level in levels(self.outputs, parallel=parallel):
-            for site in level:
-                yield site, stream
-            for site in level:
-                stream = stream + self.outputs[site]
+        for level in levels:
+            for module in level:
+                yield module, stream
+            for module in level:
+                stream = stream + self.outputs[module]

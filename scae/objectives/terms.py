@@ -119,7 +119,7 @@ class Recon(Term):
         """What each text token adds."""
         trace, by_site = comparison.trace, {}
         for site, reconstruction in comparison.out.reconstructions.items():
-            target, ours = trace.outputs[site][trace.live], reconstruction[trace.live]
+            target, ours = trace.outputs[site.module][trace.live], reconstruction[trace.live]
             if self.kind == "fvu":
                 by_site[site] = (target - ours).square().sum(1) / _variation(target)
             else:
@@ -144,7 +144,7 @@ class BlockMse(Term):
         layers = range(paths.n_layers) if isinstance(self.layers, str) else self.layers
         total = trace.embed.new_zeros(())
         for layer in layers:
-            clean = trace.stream([site for site in paths.modules if site.layer <= layer])
+            clean = trace.stream(module for module in paths.modules if module.layer <= layer)
             target, ours = clean[trace.live], comparison.out.residual(layer)[trace.live]
             total = total + (target - ours).square().sum() / _variation(target)
         return total / len(layers)
@@ -198,7 +198,7 @@ class AuxK(Term):
         trace, out = comparison.trace, comparison.out
         total = trace.embed.new_zeros(())
         for site, revived in out.revived.items():
-            error = (trace.outputs[site] - out.outputs[site]).detach()[trace.live]
+            error = (trace.outputs[site.module] - out.outputs[site.module]).detach()[trace.live]
             total = total + (error - revived[trace.live]).square().sum() / averaged(error.square().sum())
         return total
 

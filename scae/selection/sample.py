@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import torch
 
 from scae.kernels import SparseCode
-from scae.lm import Trace
+from scae.lm import Module, Trace
 from scae.sites import Site
 from scae.suite import Suite
 from scae.typing import Float, Live, Tensor
@@ -30,7 +30,7 @@ class Record:
     """One batch of a pass: of the plain one, where connections are chosen. `scales` are those of the clean run."""
 
     live: Live
-    scales: dict[Site, Float[Tensor, "batch pos 1"]]
+    scales: dict[Module, Float[Tensor, "batch pos 1"]]
     codes: dict[Site, SparseCode]
 
 
@@ -43,13 +43,19 @@ class Sample(Generic[R]):
     def __init__(self, suite: Suite, traces: Traces, measure: Callable[[Trace], R], *, megabytes: int) -> None:
         """measure: what is kept of a batch; megabytes: bound on the patterns held, but for those of one layer."""
         self._traces, self._bytes = traces, megabytes * 2**20
-        sites = suite.layout.sites
-        self._layers = [site.layer for site in sites if site.kind == "attn" and suite.layout.upstream(site)]
+        self._moves = {site for site in suite.sites if suite.path(site).moves}
+        self._layers = [site.layer for site in suite.sites if site in self._moves and suite.layout.upstream(site)]
         self._patterns: dict[int, list[Tensor]] = {}
         self.records = [measure(trace) for trace in self._keeping(self._layers)]
 
-    def patterns(self, layer: int) -> list[Float[Tensor, "batch head query key"]]:
-        """The attention patterns of a layer, batch by batch; the model runs again where they are not held."""
+    def patterns(self, site: Site) -> Sequence[Float[Tensor, "batch head query key"] | None]:
+        """The attention patterns that lie on the way to a site, batch by batch; None where there are none on it.
+
+        The model runs again where they are not held.
+        """
+        if site not in self._moves:
+            return [None] * len(self.records)
+        layer = site.layer
         if layer not in self._patterns:
             for _ in self._keeping([other for other in self._layers if other >= layer]):
                 pass

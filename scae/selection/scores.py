@@ -32,8 +32,7 @@ Weighting = Literal["all", "firing", "activation"]
 
 def chunks(suite: Suite, site: Site, megabytes: int, *, tokens: int = 0) -> Iterator[slice]:
     """Runs of features of `site` whose scores, by head, stay below `megabytes`, and their weights at so many tokens."""
-    heads = suite.lm.paths.W_O.shape[1] if site.kind == "attn" else 1
-    size = suite.layout.size(site)
+    size, heads = suite.layout.size(site), suite.path(site).n_heads
     step = max(1, megabytes * 2**20 // (4 * heads * max(1, tokens, suite.layout.n_upstream(site))))
     for start in range(0, size, step):
         yield slice(start, min(start + step, size))
@@ -58,17 +57,16 @@ def summed_contributions(
     suite: Suite, site: Site, rows: slice, sample: Sample[R], weights: Callable[[R], Float[Tensor, "token down"]]
 ) -> Float[Tensor, "down up"]:
     """`sum_t w_i(t) c_ij(t)` over all records, whatever the weights are, of all upstream features for `rows`."""
-    paths, layout, upstream = suite.lm.paths, suite.layout, suite.layout.upstream(site)
-    n_heads, n_rows = paths.W_O.shape[1] if site.kind == "attn" else 1, rows.stop - rows.start
+    path, layout, upstream = suite.path(site), suite.layout, suite.layout.upstream(site)
+    n_heads, n_rows = path.n_heads, rows.stop - rows.start
     total = suite[site].W_enc.new_zeros(layout.n_upstream(site), n_heads, n_rows)
-    patterns = sample.patterns(site.layer) if site.kind == "attn" else [None] * len(sample.records)
-    for one, pattern in zip(sample.records, patterns, strict=True):
-        at_keys = _moved_back(one, site, weights(one), pattern).flatten(1)
+    for one, pattern in zip(sample.records, sample.patterns(site), strict=True):
+        at_keys = path.move_back(weights(one), one.scales[site.module], pattern).flatten(1)
         for up in upstream:
             start = layout.offset(up)
             total[start : start + layout.size(up)] += tally(one.codes[up], at_keys).view(-1, n_heads, n_rows)
-    readers = paths.readers(site, suite[site].W_enc[rows] / suite[site].reads.scale)
-    writers = torch.cat([paths.writers(site, suite[up].W_dec * suite[up].writes.scale) for up in upstream])
+    readers = path.readers(suite[site].W_enc[rows] / suite[site].reads.scale)
+    writers = torch.cat([path.writers(suite[up].W_dec * suite[up].writes.scale) for up in upstream])
     score = torch.zeros(readers.shape[0], writers.shape[0], dtype=readers.dtype, device=readers.device)
     for h in range(readers.shape[1]):
         score += readers[:, h] @ writers[:, h].T * total[:, h].T
@@ -84,23 +82,9 @@ def _weights(
     one: Record, site: Site, rows: slice, weighting: Weighting, silent: Bool[Tensor, " down"]
 ) -> Float[Tensor, "token down"]:
     live = one.live.flatten()
-    dtype = one.scales[site].dtype
+    dtype = one.scales[site.module].dtype
     if weighting == "all":
         return live[:, None].to(dtype).expand(-1, len(silent))
     activations = one.codes[site].columns(rows).dense()
     weights = (activations > 0).to(dtype) if weighting == "firing" else activations
     return torch.where(silent, live[:, None].to(dtype), weights)
-
-
-def _moved_back(
-    one: Record,
-    site: Site,
-    weights: Float[Tensor, "token down"],
-    pattern: Float[Tensor, "batch head query key"] | None,
-) -> Float[Tensor, "token head down"]:
-    """The weights of each query, at the positions whose contributions reach it, over the scale there."""
-    if pattern is None:
-        return (weights / one.scales[site].reshape(-1, 1))[:, None]
-    batch, pos = one.live.shape
-    moved = torch.einsum("bhqk,bqf->bkhf", pattern, weights.view(batch, pos, -1))
-    return (moved / one.scales[site][..., None]).flatten(0, 1)

@@ -1,7 +1,8 @@
 """The dictionaries by site and the passes over them: plain, spliced, dense, pruned."""
 
+from scae.suite.assembly import Mode
 from scae.suite.output import SuiteOutput
-from scae.suite.suite import Mode, Suite, choose_sites
-from scae.suite.wiring import Input, Wiring
+from scae.suite.suite import Suite, choose_sites
+from scae.suite.virtual_weights import Input
 
-__all__ = ["Input", "Mode", "Suite", "SuiteOutput", "Wiring", "choose_sites"]
+__all__ = ["Input", "Mode", "Suite", "SuiteOutput", "choose_sites"]

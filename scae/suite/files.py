@@ -27,8 +27,8 @@ def save(suite: Suite, sae: AnySae, folder: Path) -> None:
     note = {"format": FORMAT, "sae": sae.model_dump(), "sites": [str(site) for site in suite.sites]}
     note["threshold_pass"] = suite.threshold_pass
     (folder / "suite.json").write_text(json.dumps(note, indent=2) + "\n")
-    if not suite.connections.edge_list.is_complete:
-        suite.connections.edge_list.save(folder / "connections.safetensors")
+    if not suite.connections.is_complete:
+        suite.connections.save(folder / "connections.safetensors")
 
 
 def load(folder: Path, lm: LanguageModel) -> Suite:

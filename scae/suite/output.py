@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from scae.kernels import SparseCode
+from scae.lm import Module
 from scae.sites import Site
 from scae.typing import Float, Live, Stream, Tensor
 
@@ -12,8 +13,8 @@ class SuiteOutput:
     """One pass over a batch.
 
     embed: `[batch, pos, d_model]` the stream before the first layer; live: `[batch, pos]`; codes: by site, the
-    activations of its features; outputs: what every module leaves on the stream, `[batch, pos, d_model]`: the
-    reconstruction of its dictionary at live positions, the model's own output elsewhere and where there is no
+    activations of its features; outputs: what every module leaves on the stream, in order, `[batch, pos, d_model]`:
+    the reconstruction of its dictionary at live positions, the model's own output elsewhere and where there is no
     dictionary; units: by site, the size of what its dictionary takes for 1; revived: by site, what its dead features
     make of the error, `[batch, pos, d_model]` (AuxK, in training).
     """
@@ -21,18 +22,18 @@ class SuiteOutput:
     embed: Stream
     live: Live
     codes: dict[Site, SparseCode]
-    outputs: dict[Site, Stream]
+    outputs: dict[Module, Stream]
     units: dict[Site, Float[Tensor, ""]] = field(default_factory=dict)
     revived: dict[Site, Stream] = field(default_factory=dict)
 
     @property
     def reconstructions(self) -> dict[Site, Stream]:
-        return {site: self.outputs[site] for site in self.codes}
+        return {site: self.outputs[site.module] for site in self.codes}
 
     def residual(self, layer: int | None = None) -> Stream:
         """The residual stream after `layer`; without one, after the last."""
         stream = self.embed
-        for site in sorted(self.outputs):
-            if layer is None or site.layer <= layer:
-                stream = stream + self.outputs[site]
+        for module, output in self.outputs.items():
+            if layer is None or module.layer <= layer:
+                stream = stream + output
         return stream

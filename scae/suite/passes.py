@@ -35,17 +35,17 @@ from collections.abc import Callable, Iterator
 import torch
 
 from scae.kernels import Arrivals, SparseCode, Upstream, arrive
-from scae.lm import Trace
-from scae.sites import Site, levels
+from scae.lm import Module, Trace
+from scae.sites import Site
+from scae.suite.assembly import Assembly
 from scae.suite.output import SuiteOutput
-from scae.suite.suite import Suite
 from scae.typing import Float, Stream, Tensor
 
 Observe = Callable[[Site, Float[Tensor, "token feature"], Float[Tensor, "token feature"]], None]
 """(site, pre-activations from the base alone, all of them): what a statistic may look at."""
 
 
-def plain(suite: Suite, trace: Trace) -> SuiteOutput:
+def plain(suite: Assembly, trace: Trace) -> SuiteOutput:
     """Every dictionary reads what its module saw in the clean run."""
     collector = _Collector(suite, trace)
     for site, x in true_inputs(suite, trace):
@@ -53,76 +53,78 @@ def plain(suite: Suite, trace: Trace) -> SuiteOutput:
     return collector.output()
 
 
-def true_inputs(suite: Suite, trace: Trace) -> Iterator[tuple[Site, Stream]]:
+def true_inputs(suite: Assembly, trace: Trace) -> Iterator[tuple[Site, Stream]]:
     """What every dictionary reads in the plain pass."""
-    for site, stream in trace.streams(parallel=suite.layout.parallel):
-        if site in suite:
-            yield site, trace.outputs[site] if site.kind == "attn" else suite.lm.paths.read(site, stream, trace)
+    for module, stream in trace.streams(suite.lm.paths.levels):
+        site = suite.site_at(module)
+        if site is not None:
+            yield site, suite.path(site).read(stream, trace) if site.transcoder else trace.outputs[module]
 
 
-def spliced(suite: Suite, trace: Trace) -> SuiteOutput:
+def spliced(suite: Assembly, trace: Trace) -> SuiteOutput:
     """The model runs again with every reconstruction in place; its attention and normalisations react."""
     collector = _Collector(suite, trace)
 
-    def replace(site: Site, read: Stream, wrote: Stream) -> Stream:
-        if site not in suite:
+    def replace(module: Module, read: Stream | None, wrote: Stream) -> Stream:
+        site = suite.site_at(module)
+        if site is None:
             return wrote
-        return collector.replace(site, suite[site].shift(_tokens(read)))
+        return collector.replace(site, suite[site].shift(_tokens(wrote if read is None else read)))
 
-    collector.outputs |= suite.lm.splice(trace, replace)
+    readers = {site.module for site in suite.sites if site.transcoder}
+    collector.outputs |= suite.lm.splice(trace, replace, readers=readers)
     return collector.output()
 
 
-def dense(suite: Suite, trace: Trace) -> SuiteOutput:
+def dense(suite: Assembly, trace: Trace) -> SuiteOutput:
     """Every dictionary reads the sum of all reconstructions upstream."""
     collector = _Collector(suite, trace)
     stream = trace.embed
-    for level in levels(trace.outputs, parallel=suite.layout.parallel):
-        for site in level:
-            if site in suite:
-                collector.replace(site, suite[site].shift(_tokens(suite.lm.paths.read(site, stream, trace))))
-        for site in level:
-            stream = stream + collector.outputs[site]
+    for level in suite.lm.paths.levels:
+        for site in filter(None, map(suite.site_at, level)):
+            collector.replace(site, suite[site].shift(_tokens(suite.path(site).read(stream, trace))))
+        for module in level:
+            stream = stream + collector.outputs[module]
     return collector.output()
 
 
-def pruned(suite: Suite, trace: Trace, observe: Observe | None = None) -> SuiteOutput:
+def pruned(suite: Assembly, trace: Trace, observe: Observe | None = None) -> SuiteOutput:
     """Every feature reads the base and its connections."""
-    if suite.connections.edge_list.is_complete:
+    if suite.connections.is_complete:
         return dense(suite, trace)
     collector = _Collector(suite, trace)
     base = trace.embed
     codes: list[SparseCode] = []  # of the levels before
-    for level in levels(trace.outputs, parallel=suite.layout.parallel):
+    for level in suite.lm.paths.levels:
         upstream = Upstream.from_codes(codes) if codes else None
-        for site in level:
-            if site in suite:
-                shifted = suite[site].shift(_tokens(suite.lm.paths.read(site, base, trace)))
-                arrivals = _arrivals(suite, site, upstream, trace)
-                if observe is not None:
-                    alone = suite[site].preactivations(shifted)
-                    observe(site, alone, alone if arrivals is None else alone + arrive(arrivals))
-                collector.replace(site, shifted, arrivals)
-        for site in level:
-            base = base + _constant_part(suite, site, trace)
-            codes += [collector.codes[site]] if site in suite else []
+        for site in filter(None, map(suite.site_at, level)):
+            shifted = suite[site].shift(_tokens(suite.path(site).read(base, trace)))
+            arrivals = _arrivals(suite, site, upstream, trace)
+            if observe is not None:
+                alone = suite[site].preactivations(shifted)
+                observe(site, alone, alone if arrivals is None else alone + arrive(arrivals))
+            collector.replace(site, shifted, arrivals)
+        for module in level:
+            base = base + _constant_part(suite, module, trace)
+        codes += [collector.codes[site] for site in map(suite.site_at, level) if site is not None]
     return collector.output()
 
 
-def _arrivals(suite: Suite, site: Site, upstream: Upstream | None, trace: Trace) -> Arrivals | None:
+def _arrivals(suite: Assembly, site: Site, upstream: Upstream | None, trace: Trace) -> Arrivals | None:
     """What arrives at the features of `site` along their connections; None where there are none."""
-    edges = suite.connections.edges(site)
+    edges = suite.virtual.edges(site)
     if upstream is None or not len(edges):
         return None
-    mover = suite.lm.paths.mover(site, trace, suite[site].reads.scale)
-    return Arrivals(upstream, edges, suite.connections.weights(site), mover)
+    mover = suite.path(site).mover(trace, suite[site].reads.scale)
+    return Arrivals(upstream, edges, suite.virtual.weights(site), mover)
 
 
-def _constant_part(suite: Suite, site: Site, trace: Trace) -> Stream:
+def _constant_part(suite: Assembly, module: Module, trace: Trace) -> Stream:
     """What a module leaves on the stream whatever its features do."""
-    if site not in suite:
-        return trace.outputs[site]
-    return torch.where(trace.live[..., None], suite[site].constant, trace.outputs[site])
+    site = suite.site_at(module)
+    if site is None:
+        return trace.outputs[module]
+    return torch.where(trace.live[..., None], suite[site].constant, trace.outputs[module])
 
 
 def _tokens(stream: Stream) -> Float[Tensor, "token d_model"]:
@@ -132,29 +134,28 @@ def _tokens(stream: Stream) -> Float[Tensor, "token d_model"]:
 class _Collector:
     """Runs the dictionaries of one pass and keeps what they give."""
 
-    def __init__(self, suite: Suite, trace: Trace) -> None:
+    def __init__(self, suite: Assembly, trace: Trace) -> None:
         self.suite, self.trace = suite, trace
         self.live = trace.live.flatten()
         self.codes: dict[Site, SparseCode] = {}
         self.revived: dict[Site, Stream] = {}
-        self.outputs = {site: out for site, out in trace.outputs.items() if site not in suite}
+        self.outputs = dict(trace.outputs)  # a dictionary's takes the place of its module's when it has run
 
     def replace(self, site: Site, shifted: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None) -> Stream:
         """Encode and decode: the reconstruction at live positions, the model's own output elsewhere."""
         suite, dictionary = self.suite, self.suite[site]
         code, dead = dictionary.sparsify(shifted, self.live, arrivals, auxk=suite.revives, chunk_mb=suite.chunk_mb)
         self.codes[site] = code
-        self.outputs[site] = self._place(site, dictionary.decode(code))
+        reconstruction = self._shape(dictionary.decode(code))
+        own = self.trace.outputs[site.module]
+        self.outputs[site.module] = torch.where(self.trace.live[..., None], reconstruction, own)
         if dead is not None:
             self.revived[site] = self._shape(dictionary.revive(dead))
-        return self.outputs[site]
+        return self.outputs[site.module]
 
     def output(self) -> SuiteOutput:
         units = {site: self.suite[site].writes.scale for site in self.codes}
         return SuiteOutput(self.trace.embed, self.trace.live, self.codes, self.outputs, units, self.revived)
-
-    def _place(self, site: Site, reconstruction: Float[Tensor, "token d_model"]) -> Stream:
-        return torch.where(self.trace.live[..., None], self._shape(reconstruction), self.trace.outputs[site])
 
     def _shape(self, tokens: Float[Tensor, "token d_model"]) -> Stream:
         return tokens.view(*self.trace.live.shape, -1)

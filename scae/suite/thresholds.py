@@ -12,7 +12,8 @@ import torch
 
 from scae.dictionaries import BatchTopK
 from scae.lm import Trace
-from scae.suite.suite import Mode, Suite
+from scae.suite.assembly import Mode
+from scae.suite.suite import Suite
 
 
 def foreign(suite: Suite, mode: Mode) -> list[BatchTopK]:

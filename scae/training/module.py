@@ -67,8 +67,8 @@ class SuiteTraining(lightning.LightningModule):
     def on_the_way(self, batch: Any) -> Iterator[tuple[str, torch.Tensor]]:
         trace, out, loss = self._compute(batch)
         yield "the language model's embedding", trace.embed
-        for site in sorted(trace.outputs):
-            yield f"the language model's own output at {site}", trace.outputs[site]
+        for module, output in trace.outputs.items():
+            yield f"the language model's own output at {module}", output
         for site, reconstruction in out.reconstructions.items():
             yield f"the reconstruction at {site}", reconstruction
         for name, value in loss.terms.items():

@@ -54,7 +54,7 @@ class Regrowth(lightning.Callback):
         within_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches
         if within_a_step or self.config.every is None or step % self.config.every or step >= self.last:
             return
-        before = self.suite.connections.edge_list
+        before = self.suite.connections
         after = regrown(
             self.suite,
             measure(
@@ -68,7 +68,7 @@ class Regrowth(lightning.Callback):
             reduce=lambda value: trainer.strategy.reduce(value, reduce_op="sum"),
         )
         self.suite.connect(trainer.strategy.broadcast(after))  # rounding must not make two processes choose differently
-        pl_module.log("train/regrown", moved_share(before, self.suite.connections.edge_list))
+        pl_module.log("train/regrown", moved_share(before, self.suite.connections))
 
     def _latest(self, trainer: Any, module: Any, batch_idx: int) -> Iterator[Trace]:
         """The batches up to this one, as this process saw them."""
@@ -78,7 +78,7 @@ class Regrowth(lightning.Callback):
             yield module.trace(batch.to(self.suite.lm.device))
 
     def state_dict(self) -> dict[str, list[Tensor]]:
-        edges = self.suite.connections.edge_list
+        edges = self.suite.connections
         return {str(site): [edges[site].crow, edges[site].up] for site in self.suite.sites}
 
     def load_state_dict(self, state_dict: dict[str, list[Tensor]]) -> None:
@@ -124,7 +124,7 @@ def regrown(
     suite: Suite, measured: Sample[Measured], *, share: float, chunk_mb: int, reduce: Reduce = lambda value: value
 ) -> Connections:
     """The connections after a round in which each feature may move `share` of its own."""
-    layout, edges = suite.layout, suite.connections.edge_list
+    layout, edges = suite.layout, suite.connections
     tokens = max(one.live.numel() for one in measured.records)
     inputs = {}
     for site in layout.sites:

@@ -30,7 +30,7 @@ def start_from_data(suite: Suite, batches: list[Any], *, centred: bool) -> None:
             trace = suite.lm.trace(*batch.to(suite.lm.device), patterns=False)
             for site, x in true_inputs(suite, trace):
                 if site in seen:
-                    seen[site].append(_Seen(x, trace.outputs[site], trace.live))
+                    seen[site].append(_Seen(x, trace.outputs[site.module], trace.live))
         for site in sites:
             _start(suite, site, seen.pop(site), centred=centred)
 

@@ -228,7 +228,7 @@ def test_bypass_share_is_a_ratio_of_variances(gpt2: LanguageModel, make_suite: M
 def test_complete_connections_have_no_bypass_share(gpt2: LanguageModel, make_suite: Make) -> None:
     """Their pass adds everything up before anything is read; listed one by one they have one."""
     suite = make_suite(gpt2)
-    assert suite.connections.edge_list.is_complete
+    assert suite.connections.is_complete
     assert bypass_share(Arm("pruned", suite, "pruned"), batches(gpt2, [6])()) == {}
     suite.connect(every_pair(suite))
     assert len(bypass_share(Arm("pruned", suite, "pruned"), batches(gpt2, [6])())) == len(suite.sites)

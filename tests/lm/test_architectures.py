@@ -164,7 +164,7 @@ def test_splicing_in_what_is_there_changes_nothing(opened: SimpleNamespace, toke
 
     wrote = lm.splice(trace, identity)
     for site in lm.paths.modules:
-        torch.testing.assert_close(wrote[site], trace.outputs[site], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(wrote[site], trace.outputs[site.module], rtol=1e-4, atol=1e-5)
         assert reads[site].shape == trace.embed.shape
 
 

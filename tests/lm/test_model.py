@@ -61,9 +61,9 @@ def test_the_linear_paths_reproduce_attention_outputs(lm: LanguageModel, trace: 
     for site in lm.paths.modules:
         if site.kind == "attn":
             upstream = [m for m in lm.paths.modules if precedes(m, site, parallel=lm.paths.parallel)]
-            close(lm.paths.read(site, trace.stream(upstream), trace), trace.outputs[site])
+            close(lm.paths.read(site, trace.stream(upstream), trace), trace.outputs[site.module])
             with pytest.raises(AssertionError):  # every upstream module matters
-                close(lm.paths.read(site, trace.stream(upstream[:-1]) * 1.01, trace), trace.outputs[site])
+                close(lm.paths.read(site, trace.stream(upstream[:-1]) * 1.01, trace), trace.outputs[site.module])
 
 
 def test_virtual_weights_are_the_linear_path_of_one_row(lm: LanguageModel, trace: Trace) -> None:
@@ -89,8 +89,8 @@ def test_a_trace_is_of_the_windows_it_was_given(lm: LanguageModel, trace: Trace)
     alone = lm.trace(trace.tokens[1:2, :4])
     assert alone.live.all()
     for site in lm.paths.modules:
-        close(alone.outputs[site], trace.outputs[site][1:2, :4])
-        assert not trace.outputs[site].requires_grad
+        close(alone.outputs[site], trace.outputs[site.module][1:2, :4])
+        assert not trace.outputs[site.module].requires_grad
     bare = lm.trace(trace.tokens, trace.live, patterns=False)
     assert bare.patterns is None
     with pytest.raises(ValueError, match=r"no attention patterns, which 0\.attn needs"):
@@ -108,7 +108,7 @@ def test_splicing_in_what_is_there_changes_nothing(lm: LanguageModel, trace: Tra
     wrote = lm.splice(trace, identity)
     assert set(wrote) == set(lm.paths.modules)
     for site in lm.paths.modules:
-        close(wrote[site], trace.outputs[site])
+        close(wrote[site], trace.outputs[site.module])
         upstream = [m for m in lm.paths.modules if precedes(m, site, parallel=lm.paths.parallel)]
         close(reads[site], lm.paths.read(site, trace.stream(upstream), trace))
 

@@ -61,8 +61,8 @@ def test_fvu(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) ->
     at = live_positions(trace)
     total = 0.0
     for site in suite.sites:
-        y = np.stack([trace.outputs[site][p].numpy() for p in at])
-        y_hat = np.stack([out.outputs[site][p].detach().numpy() for p in at])
+        y = np.stack([trace.outputs[site.module][p].numpy() for p in at])
+        y_hat = np.stack([out.outputs[site.module][p].detach().numpy() for p in at])
         mean = sum(y) / len(y)
         total += sum(((a - b) ** 2).sum() for a, b in zip(y, y_hat, strict=True)) / sum(
             ((a - mean) ** 2).sum() for a in y
@@ -75,7 +75,7 @@ def test_mse(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) ->
     total = 0.0
     for site in suite.sites:
         unit = float(suite[site].writes.scale)
-        squares = [((trace.outputs[site][p] - out.outputs[site][p]).detach().numpy() ** 2).mean() / unit**2 for p in at]
+        squares = [((trace.outputs[site.module][p] - out.outputs[site.module][p]).detach().numpy() ** 2).mean() / unit**2 for p in at]
         total += sum(squares) / len(squares)
     assert value(Recon(weight=1.0, kind="mse", knee=4.0), out, trace, lm) == pytest.approx(total, rel=1e-10)
 
@@ -87,7 +87,7 @@ def test_huber_is_mse_up_to_the_knee_and_linear_in_the_error_beyond(
     assert value(far, out, trace, lm) == value(Recon(weight=1.0, kind="mse", knee=1.0), out, trace, lm)
     site = suite.sites[0]
     unit, n_live = float(suite[site].writes.scale), len(live_positions(trace))
-    target = trace.outputs[site]
+    target = trace.outputs[site.module]
     clean = untouched(replace(out, codes={site: out.codes[site]}), trace)
 
     def with_error(length: float) -> tuple[float, float]:
@@ -120,7 +120,7 @@ def test_the_gradient_of_fvu_reaches_every_parameter_of_every_site(
         assert parameter.grad.abs().max() > 1e-6, name
     for site in suite.sites:
         if site.kind == "mlp":
-            y, y_hat = trace.outputs[site][trace.live], out.outputs[site][trace.live].detach()
+            y, y_hat = trace.outputs[site.module][trace.live], out.outputs[site.module][trace.live].detach()
             expected = -2 * suite[site].writes.scale * (y - y_hat).sum(0) / (y - y.mean(0)).square().sum()
             torch.testing.assert_close(suite[site].b_dec.grad, expected, rtol=1e-9, atol=1e-11)
 
@@ -213,7 +213,7 @@ def test_auxk_is_the_share_of_the_error_that_dead_features_leave(
     for site in sites:
         left = whole = 0.0
         for p in live_positions(trace):
-            e = (trace.outputs[site][p] - out.outputs[site][p]).detach().numpy()
+            e = (trace.outputs[site.module][p] - out.outputs[site.module][p]).detach().numpy()
             left += float(((e - revived[site][p].detach().numpy()) ** 2).sum())
             whole += float((e**2).sum())
         total += left / whole
@@ -227,7 +227,7 @@ def test_auxk_is_the_share_of_the_error_that_dead_features_leave(
         assert grad[trace.live].abs().max() > 0
         assert (grad[~trace.live] == 0).all()
 
-    errors = {site: (trace.outputs[site] - out.outputs[site]).detach() for site in sites}
+    errors = {site: (trace.outputs[site.module] - out.outputs[site.module]).detach() for site in sites}
     assert value(term, replace(out, revived=errors), trace, lm) == pytest.approx(0.0, abs=1e-12)
     nothing = {site: torch.zeros_like(e) for site, e in errors.items()}
     assert value(term, replace(out, revived=nothing), trace, lm) == pytest.approx(2.0, rel=1e-10)
@@ -256,7 +256,7 @@ def test_bos_and_padding_never_enter(
         noise = torch.randn(stream.shape, dtype=stream.dtype, generator=generator)
         return torch.where(trace.live[..., None], stream, stream + 10 * noise)
 
-    out = replace(out, revived={site: 0.5 * trace.outputs[site] for site in suite.sites})
+    out = replace(out, revived={site: 0.5 * trace.outputs[site.module] for site in suite.sites})
     expected = make()(Comparison(out, trace, lm.paths))
     elsewhere = torch.where(trace.live, trace.tokens, (trace.tokens + 11) % 40)
     assert not torch.equal(elsewhere, trace.tokens)

@@ -75,7 +75,7 @@ def brute_force(
         n_batch, n_pos = trace.live.shape
         f = np.concatenate([one.codes[up].dense().detach().numpy() for up in ups], 1).reshape(n_batch, n_pos, -1)
         own = one.codes[site].dense().detach().numpy().reshape(n_batch, n_pos, -1)
-        s = trace.scales[site].numpy()[..., 0]
+        s = trace.scales[site.module].numpy()[..., 0]
         for b in range(n_batch):
             for t in range(n_pos):
                 if not trace.live[b, t]:

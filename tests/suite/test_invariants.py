@@ -54,7 +54,7 @@ def same(suite: Suite, one: SuiteOutput, other: SuiteOutput) -> None:
     """Values and gradients agree."""
     close(one.residual(), other.residual())
     for site in suite.sites:
-        close(one.outputs[site], other.outputs[site])
+        close(one.outputs[site.module], other.outputs[site.module])
         close(one.codes[site].dense(), other.codes[site].dense())
     assert one.revived.keys() == other.revived.keys()
     ours, theirs = gradients(suite, one), gradients(suite, other)
@@ -77,8 +77,8 @@ def test_all_connections_equal_the_dense_pass(
             suite[site].activation.threshold.fill_(0.31)
     dense = suite(trace, "dense")
     suite.connect(every_pair(suite))
-    assert not suite.connections.edge_list.is_complete
-    assert len(suite.connections.edge_list) == len(Connections.complete(suite.layout))
+    assert not suite.connections.is_complete
+    assert len(suite.connections) == len(Connections.complete(suite.layout))
     same(suite, suite(trace, "pruned"), dense)
 
 
@@ -87,7 +87,7 @@ def test_complete_connections_equal_the_explicit_ones(lm: LanguageModel, trace: 
     suite.connect(Connections.complete(suite.layout))
     complete = suite(trace)
     for site in suite.sites:
-        listed, written = suite.connections.edge_list[site], every_pair(suite)[site]
+        listed, written = suite.connections[site], every_pair(suite)[site]
         assert torch.equal(listed.crow, written.crow)
         assert torch.equal(listed.up, written.up)
     suite.connect(every_pair(suite))
@@ -133,7 +133,7 @@ def test_reading_the_true_stream_is_reading_the_model(lm: LanguageModel, trace: 
     plain = suite(trace, "plain")
     live = trace.live.flatten()
     for site in lm.paths.modules:
-        truth = trace.outputs[site] if site.kind == "attn" else seen[site]
+        truth = trace.outputs[site.module] if site.kind == "attn" else seen[site]
         upstream = [m for m in lm.paths.modules if precedes(m, site, parallel=lm.paths.parallel)]
         read = lm.paths.read(site, trace.stream(upstream), trace)
         close(read, truth)
@@ -151,7 +151,7 @@ def test_behind_true_outputs_every_pass_is_the_plain_pass(
         alone.connect(Connections.none(alone.layout))
         out = alone(trace, mode)
         close(out.codes[site].dense(), plain.codes[site].dense())
-        close(out.outputs[site], plain.outputs[site])
+        close(out.outputs[site.module], plain.outputs[site.module])
 
 
 # I3: brute force
@@ -161,7 +161,7 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
     """The pre-activations at live positions (nan elsewhere) and the final stream, from method.md 1.1, one number at a
     time. Nothing here is shared with the passes but the weights and the record of the model's run."""
     paths, layout = suite.lm.paths, suite.layout
-    connections = suite.connections.edge_list
+    connections = suite.connections
     W_V, W_O, b_O = paths.W_V.numpy(), paths.W_O.numpy(), paths.b_O.numpy()
     n_heads, per_kv = W_O.shape[1], W_O.shape[1] // W_V.shape[1]
     r0, live = trace.embed.numpy(), trace.live.numpy()
@@ -190,7 +190,7 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
         numbers = [(u, j) for u in upstream if u in layout.sites for j in range(suite[u].n_features)]
         params = {name: value.detach().numpy() for name, value in suite[site].named_parameters()}
         inputs = connections[site]
-        sigma = trace.scales[site].numpy()[..., 0]
+        sigma = trace.scales[site.module].numpy()[..., 0]
 
         def constant(b: int, t: int, upstream: list[Site] = upstream) -> np.ndarray:
             total = r0[b, t].copy()
@@ -309,7 +309,7 @@ def test_an_unconnected_feature_changes_no_preactivation(
         after, _ = observed(suite, trace)
     live = trace.live.flatten()
     for site in second:
-        inputs = suite.connections.edge_list[site]
+        inputs = suite.connections[site]
         connected = torch.zeros(suite.layout.size(site), dtype=torch.bool)
         connected[inputs.down[inputs.up == suite.layout.offset(loud) + feature]] = True
         assert 0 < connected.sum() < len(connected)
@@ -371,7 +371,7 @@ def test_a_token_changes_nothing_before_itself(
         for site in suite.sites:
             one, other = (out.codes[site].dense().detach().view(*tokens.shape, -1) for out in (before, after))
             assert torch.equal(one[:, :t], other[:, :t])
-            assert torch.equal(before.outputs[site][:, :t], after.outputs[site][:, :t])
+            assert torch.equal(before.outputs[site.module][:, :t], after.outputs[site.module][:, :t])
         assert (before.residual() - after.residual())[:, t:][live[:, t:]].abs().max() > 1e-6
 
 
@@ -390,7 +390,7 @@ def test_positions_that_are_not_text_keep_the_models_own_values(
         counts = out.codes[site].crow.diff().view(trace.live.shape)
         assert (counts[~trace.live] == 0).all()
         assert counts[trace.live].sum() > 0
-        assert torch.equal(out.outputs[site][~trace.live], trace.outputs[site][~trace.live])
+        assert torch.equal(out.outputs[site.module][~trace.live], trace.outputs[site.module][~trace.live])
     gradients_of = gradients(suite, out)
     assert all(gradient.isfinite().all() for gradient in gradients_of.values())
     close(out.residual()[~trace.live], trace.stream(lm.paths.modules)[~trace.live])
@@ -412,7 +412,7 @@ def test_what_stands_in_the_padding_does_not_matter(
     live = trace.live.flatten()
     for site in suite.sites:
         assert torch.equal(out.codes[site].dense()[live], other.codes[site].dense()[live])
-        assert torch.equal(out.outputs[site][trace.live], other.outputs[site][trace.live])
+        assert torch.equal(out.outputs[site.module][trace.live], other.outputs[site.module][trace.live])
 
 
 def test_a_window_of_padding_has_a_gradient_of_zero(lm: LanguageModel, trace: Trace, make_suite: Make) -> None:

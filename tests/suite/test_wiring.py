@@ -16,12 +16,12 @@ def test_an_edge_takes_twenty_bytes(
     """Five numbers of four bytes: one is that of the edge list, one numbers the sources anew for the weights."""
     suite = make_suite(lm, n_features=40)
     suite.connect(ragged(suite.layout))
-    edge_list = suite.connections.edge_list
+    edge_list = suite.connections
     for site in suite.sites:
         if not len(edge_list[site]):
             continue
-        suite.connections.weights(site)
-        into: Any = suite.connections._into(site)
+        suite.virtual.weights(site)
+        into: Any = suite.virtual._into(site)
         held: list[Tensor] = [edge_list[site].up]
         for edges in (into.edges, into.from_sources):
             assert isinstance(edges, Edges)

@@ -382,7 +382,7 @@ def test_a_new_suite_starts_from_the_data(
     fresh.load_state_dict({k: v for k, v in suite.state_dict().items() if "threshold" not in k}, strict=False)
     outs = [fresh.train()(trace, "plain") for trace in traces]
     for site in suite.sites:
-        target = torch.cat([trace.outputs[site][trace.live] for trace in traces])
+        target = torch.cat([trace.outputs[site.module][trace.live] for trace in traces])
         constant = suite[site].constant.detach()
         furthest = (target - constant).norm(dim=1).argmax()
         usual = target[torch.arange(len(target)) != furthest]  # a unit leaves the furthest hundredth out
@@ -390,7 +390,7 @@ def test_a_new_suite_starts_from_the_data(
         assert bool((suite[site].b_dec == 0).all()) == centred
         unit = suite[site].writes.enter(target)
         assert float(unit.square().mean()) == pytest.approx(1.0, rel=0.1)
-        ours = torch.cat([out.outputs[site][out.live] for out in outs]).detach() - constant
+        ours = torch.cat([out.outputs[site.module][out.live] for out in outs]).detach() - constant
         lengths = [float(x.norm(dim=1).median()) for x in (ours, target - constant)]
         assert lengths[0] == pytest.approx(lengths[1], rel=0.02)
 

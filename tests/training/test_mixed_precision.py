@@ -42,7 +42,7 @@ class Spliced(Term):
         trace = comparison.trace
         self.traces.append(trace)
         wrote = self.lm.splice(trace, lambda site, read, out: out)
-        put_back = self.lm.splice(trace, lambda site, read, out: trace.outputs[site])
+        put_back = self.lm.splice(trace, lambda site, read, out: trace.outputs[site.module])
         for site, output in trace.outputs.items():
             assert torch.equal(wrote[site], output), site
             assert torch.equal(put_back[site], output), site

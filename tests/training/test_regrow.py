@@ -84,7 +84,7 @@ def loss_with(suite: Suite, trace: Trace, site: Site, down: int, up: int, streng
         assert int(here.sum()) == 1
         return replace(found, weight=torch.where(here[:, None], strength * found.weight, found.weight))
 
-    before = suite.connections.edge_list
+    before = suite.connections
     kept = mask(before, site)
     kept[down, up] = True
     inputs = {other: before[other] for other in suite.sites}
@@ -102,7 +102,7 @@ def test_what_helps_is_the_slope_of_the_loss_in_the_strength_of_a_connection(sui
     site = suite.sites[-1]
     slopes = _summed(suite, site, slice(0, suite.layout.size(site)), measured(suite, trace), "gradients")
     large = slopes.abs() > slopes.abs().median()
-    missing = (~mask(suite.connections.edge_list, site) & large).nonzero()[::9].tolist()
+    missing = (~mask(suite.connections, site) & large).nonzero()[::9].tolist()
     assert len(missing) > 5
     for down, up in missing:
         more, less = (loss_with(suite, trace, site, down, up, strength) for strength in (1e-6, -1e-6))
@@ -111,7 +111,7 @@ def test_what_helps_is_the_slope_of_the_loss_in_the_strength_of_a_connection(sui
 
 @pytest.mark.parametrize("share", [0.2, 1.0])
 def test_a_round_keeps_the_number_and_moves_what_it_should(suite: Suite, trace: Trace, share: float) -> None:
-    before, batches = suite.connections.edge_list, measured(suite, trace)
+    before, batches = suite.connections, measured(suite, trace)
     after = regrown(suite, batches, share=share, chunk_mb=1)
     assert len(after) == len(before)
     assert 0 < moved_share(before, after) < 1
@@ -137,8 +137,8 @@ def test_silent_features_keep_their_connections(suite: Suite, trace: Trace) -> N
     last = suite.sites[-1]
     after = regrown(suite, measured(suite, trace), share=1.0, chunk_mb=1)
     assert not suite(trace, mode="pruned").codes[last].fired()[5]
-    assert mask(suite.connections.edge_list, last)[5].any()
-    assert torch.equal(mask(after, last)[5], mask(suite.connections.edge_list, last)[5])
+    assert mask(suite.connections, last)[5].any()
+    assert torch.equal(mask(after, last)[5], mask(suite.connections, last)[5])
 
 
 def test_a_round_does_not_depend_on_the_chunk(suite: Suite, trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,10 +153,10 @@ def test_a_round_does_not_depend_on_the_chunk(suite: Suite, trace: Trace, monkey
 def test_a_round_only_rewires(suite: Suite, trace: Trace) -> None:
     suite.train()
     before = state(suite)
-    connections = suite.connections.edge_list
+    connections = suite.connections
     regrown(suite, measured(suite, trace), share=0.5, chunk_mb=1)
     assert suite.training
-    assert suite.connections.edge_list is connections
+    assert suite.connections is connections
     assert all(torch.equal(value, before[name]) for name, value in suite.state_dict().items())
 
 
@@ -178,9 +178,9 @@ class Watched(Regrowth):
         self.moved: list[int] = []
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        before = self.suite.connections.edge_list
+        before = self.suite.connections
         super().on_train_batch_end(trainer, *args)
-        if self.suite.connections.edge_list != before:
+        if self.suite.connections != before:
             self.moved.append(trainer.global_step)
 
 
@@ -226,7 +226,7 @@ def test_rounds_are_held_when_they_should(
     before = ragged(suite.layout)
     suite.connect(before)
     assert run(suite, windows, tmp_path, **changes) == steps
-    after = suite.connections.edge_list
+    after = suite.connections
     assert (after == before) == (not steps)
     for site in suite.sites:
         assert torch.equal(before[site].crow, after[site].crow)
@@ -256,7 +256,7 @@ def test_an_interrupted_and_resumed_run_moves_the_same_connections(
     checkpoint = torch.load(tmp_path / "halves" / CHECKPOINT, weights_only=True)  # no pickled code
     assert checkpoint["global_step"] == at // accumulate
     assert run(rest, windows, tmp_path / "halves", accumulate) == [12]
-    assert rest.connections.edge_list == whole.connections.edge_list
-    assert rest.connections.edge_list != fresh().connections.edge_list
+    assert rest.connections == whole.connections
+    assert rest.connections != fresh().connections
     expected = state(whole)
     assert not [name for name, value in state(rest).items() if not torch.equal(value, expected[name])]

@@ -42,7 +42,7 @@ module = SuiteTraining(suite, objective, config, mode="pruned", clip=0.1, identi
 fit(module, WindowModule(train=windows, batch_size=8, steps=6, seed=5), steps=6, tokens_per_step=80, trainer=trainer,
     logger=Logger(kind="csv", every=5, project=None, mode=None), place=Place("finetune", out, "group"), seed=0,
     callbacks=[regrowth])
-suite.connections.edge_list.save(out / f"{{os.environ.get('LOCAL_RANK', '0')}}.safetensors")
+suite.connections.save(out / f"{{os.environ.get('LOCAL_RANK', '0')}}.safetensors")
 tiny.ragged.__wrapped__()(suite.layout).save(out / "before.safetensors")
 '''
 

@@ -1,0 +1,32 @@
+"""The stream itself, as a module reads it: `x(t) = P r(t) / s(t)`."""
+
+from scae.lm.paths.path import Path
+from scae.lm.trace import Trace
+from scae.typing import Float, Stream, Tensor
+
+
+class Direct(Path):
+    """To the input of its module. One head, of width d_model."""
+
+    n_heads = 1
+
+    def read(self, stream: Stream, trace: Trace) -> Stream:
+        return self.weights.centre(stream) / trace.scales[self.module]
+
+    def readers(self, encoder: Float[Tensor, "down d_model"]) -> Float[Tensor, "down head r"]:
+        return self.weights.centre(encoder)[:, None]
+
+    def writers(self, decoder: Float[Tensor, "up d_model"]) -> Float[Tensor, "up head r"]:
+        return decoder[:, None]  # P is symmetric: it is applied to the reader
+
+    def mover(self, trace: Trace, unit: Float[Tensor, ""]) -> Float[Tensor, " token"]:
+        """One factor a token."""
+        return (trace.scales[self.module] * unit).reciprocal().flatten()
+
+    def move_back(
+        self,
+        weights: Float[Tensor, "token down"],
+        scales: Float[Tensor, "batch pos 1"],
+        pattern: Float[Tensor, "batch head query key"] | None,
+    ) -> Float[Tensor, "token head down"]:
+        return (weights / scales.reshape(-1, 1))[:, None]
