@@ -145,6 +145,15 @@ class Sae(Section):
     bound: Bound
     auxk: AuxK
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What a dictionary of this type is made from, but for its shape: its own settings, without those that only
+        training reads."""
+        own = set(type(self).model_fields) - set(Sae.model_fields) - {"l1"}
+        return {
+            "type" if name == "kind" else name: getattr(self, name) for name in type(self).model_fields if name in own
+        }
+
     def size(self, d_model: int) -> int:
         return self.features if self.features is not None else (self.expansion or 0) * d_model
 

@@ -241,7 +241,7 @@ class Stages:
         """A stored suite: with the connections that a selection chose, or with those that it was stored with."""
         with _repaired_by(folder):
             suite = load(folder, self.lm)
-        suite.chunk_mb = self.config.trainer.chunk_mb
+        suite.chunk_mb, suite.auxk = self.config.trainer.chunk_mb, self.config.sae.auxk
         if selection is not None:
             suite.connect(self._connections(selection))
         return suite
@@ -283,7 +283,7 @@ class Stages:
 
     def _save(self, suite: Suite, training: Training, folder: Path) -> dict[str, Any]:
         if is_first_process():
-            save(suite, self.config.sae, folder)
+            save(suite, folder)
         return {"tokens": training.steps * self._tokens_per_step(training)}
 
     def _tokens_per_step(self, training: Training) -> int:

@@ -1,7 +1,24 @@
-"""One sparse dictionary: encoder, activation, decoder, and what keeps its features alive."""
+"""Sparse dictionaries: their parts, their units, and the types that put parts together."""
 
-from scae.dictionaries.activation import Activation, BatchTopK, ReLU, TopK
-from scae.dictionaries.dictionary import CHUNK_MB, Dictionary
-from scae.dictionaries.unit import Unit
+from scae.dictionaries.activation import Activation
+from scae.dictionaries.decoder import Decoder
+from scae.dictionaries.dictionary import CHUNK_MB, Dictionary, Encoded, Shape
+from scae.dictionaries.encoder import Encoder
+from scae.dictionaries.types import create
+from scae.dictionaries.types.batchtopk import BatchTopK
+from scae.dictionaries.types.topk import TopK
+from scae.dictionaries.types.vanilla import ReLU
 
-__all__ = ["CHUNK_MB", "Activation", "BatchTopK", "Dictionary", "ReLU", "TopK", "Unit"]
+__all__ = [
+    "CHUNK_MB",
+    "Activation",
+    "BatchTopK",
+    "Decoder",
+    "Dictionary",
+    "Encoded",
+    "Encoder",
+    "ReLU",
+    "Shape",
+    "TopK",
+    "create",
+]

@@ -1,22 +1,24 @@
-"""Which pre-activations of a dictionary become activations.
+"""Which pre-activations of a dictionary become activations, and what becomes of them.
 
-An activation function only chooses the support, the entries that are kept; the kept values are the pre-activations
-themselves, and their gradient is the identity (see `scae.kernels.ops`). Kept entries are always > 0.
+    support     the entries that are kept: chosen without gradient, from all pre-activations
+    forward     what is made of their values: the pre-activations themselves where nothing else is said, so that their
+                gradient is the identity (see `scae.kernels.ops`). Thresholds and gates with parameters learn here: a
+                support may hold entries that only carry a gradient, with the activation 0
+    penalty     what `loss.sparsity` weighs; None where an activation has no need of one
+
+No activation is below 0, and a feature fires where it is above.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
-import torch
 from torch import nn
 
-from scae.kernels import SparseCode, largest
-from scae.processes import summed
+from scae.kernels import SparseCode
 from scae.typing import Bool, Float, Tensor
 
 
 class Activation(nn.Module, ABC):
-    """Chooses the support of a code; `training` tells whether batch statistics may be used and learned."""
+    """`training` tells whether statistics of a batch may be used and learned."""
 
     @property
     def by_token(self) -> bool:
@@ -24,98 +26,13 @@ class Activation(nn.Module, ABC):
         return True
 
     @abstractmethod
-    def forward(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:
-        """The code of the tokens where `live`; the others get no entries. Carries no gradient."""
+    def support(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:
+        """The pre-activations that are kept of the tokens where `live`; the others get no entries."""
 
+    def forward(self, code: SparseCode) -> SparseCode:
+        """The activations, from the pre-activations that `support` has kept, now with their gradients."""
+        return code
 
-class ReLU(Activation):
-    """`max(pre, 0)`."""
-
-    @torch.no_grad()
-    def forward(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:
-        return SparseCode.where((pre > 0) & live[:, None], pre)
-
-
-class TopK(Activation):
-    """The k largest positive pre-activations of each token (Gao et al. 2024, section 2.3)."""
-
-    def __init__(self, *, k: int) -> None:
-        super().__init__()
-        self.k = k
-
-    def forward(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:
-        return largest(pre, self.k, live)
-
-
-class BatchTopK(Activation):
-    """The k largest positive pre-activations a token, on average over a batch (Bussmann et al. 2024).
-
-    In training the cut is the batch's own: that of all processes together, of one micro-step where gradients are
-    accumulated. Its running mean is the threshold used at inference, so that the code of a token does not depend on the
-    tokens beside it. The first batch sets the mean, so short runs are not biased to 0.
-
-    alone: this process has a batch of its own and shares none; then it waits for no other.
-    """
-
-    threshold: Tensor
-    alone = False
-
-    def __init__(self, *, k: int, threshold_rate: float) -> None:
-        super().__init__()
-        self.k = k
-        self.threshold_rate = threshold_rate
-        self.register_buffer("threshold", torch.tensor(-1.0, dtype=torch.float64))  # < 0: no batch seen
-
-    @property
-    def by_token(self) -> bool:
-        return not self.training
-
-    @torch.no_grad()
-    def forward(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:
-        cut = self._learn(pre, live) if self.training else self.threshold.clamp(min=0)
-        return SparseCode.where((pre > cut) & live[:, None], pre)
-
-    def forget(self) -> None:
-        """The next batch in training sets the threshold as the first one did."""
-        self.threshold.fill_(-1.0)
-
-    def _learn(self, pre: Tensor, live: Tensor) -> Tensor:
-        """The batch's own cut: a value just below its (k x live tokens)-th largest positive pre-activation."""
-        total = _own if self.alone else summed
-        positive = pre[live]
-        positive = positive[positive > 0]
-        counts = torch.tensor([len(positive), int(live.sum())], device=pre.device)
-        n_positive, n_live = total(counts).tolist()
-        cut = positive.new_zeros(())
-        if n_positive > self.k * n_live:
-            cut = torch.nextafter(kth_largest(positive, self.k * n_live, total), cut)
-        if n_positive:
-            smallest = cut.double()
-            first = self.threshold < 0
-            self.threshold += torch.where(
-                first, smallest - self.threshold, self.threshold_rate * (smallest - self.threshold)
-            )
-        return cut
-
-
-def kth_largest(positive: Float[Tensor, " entry"], k: int, total: Callable[[Tensor], Tensor]) -> Float[Tensor, ""]:
-    """The k-th largest of the numbers > 0 of all processes, of which there are at least k: exactly, on every process.
-
-    total: sums counts over the processes. The bits of positive floats are ordered as the floats are, so the answer is
-    found a byte at a time, from the top: 256 counts are exchanged a byte, and no number.
-    """
-    bits = positive.view(torch.int32 if positive.element_size() == 4 else torch.int64)
-    found, left = bits.new_zeros(()), bits.new_tensor(k, dtype=torch.int64)
-    for shift in range(8 * positive.element_size() - 8, -1, -8):
-        byte = (bits >> shift) & 255
-        counts = total(torch.bincount(byte, minlength=256))
-        at_least = counts.flip(0).cumsum(0).flip(0)  # by byte: how many have it or a larger one
-        here = (at_least >= left).sum() - 1
-        left = left - (at_least - counts)[here]
-        bits = bits[byte == here]
-        found = found << 8 | here
-    return found.to(bits.dtype).view(positive.dtype)
-
-
-def _own(value: Tensor) -> Tensor:
-    return value
+    def penalty(self, code: SparseCode) -> Float[Tensor, " nnz"] | None:
+        """What a sparsity loss counts of each entry."""
+        return None

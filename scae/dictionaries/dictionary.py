@@ -5,148 +5,164 @@ pre  = W_enc (u - b_dec) + b_enc      an autoencoder: u and the reconstruction l
 pre  = W_enc u + b_enc                a transcoder: never subtract an output bias from an input
 f    = min(activation(pre), ceiling)
 yhat = (f W_dec + b_dec) scale + centre       in the unit of what it writes
+
+W_enc and b_enc are W and b of its encoder, W_dec and b_dec those of its decoder.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from scae.config import AnySae, AuxK, TopKSae, VanillaSae
-from scae.dictionaries.activation import Activation, BatchTopK, ReLU, TopK
+from scae.config import AuxK
+from scae.dictionaries.activation import Activation
+from scae.dictionaries.decoder import Decoder
+from scae.dictionaries.encoder import Encoder
 from scae.dictionaries.unit import Unit
-from scae.kernels import Arrivals, SparseCode, arrive, decode, encode_at
+from scae.kernels import Arrivals, SparseCode
 from scae.typing import Bool, Float, Int, Tensor
 
 CHUNK_MB = 32
 """What `Dictionary.sparsify` may hold where nobody says how much; experiments say `trainer.chunk_mb`."""
 
 
+@dataclass(frozen=True)
+class Shape:
+    """n_features; d_in: of what is read; d_out: of what is written; transcoder: the two are different things."""
+
+    n_features: int
+    d_in: int
+    d_out: int
+    transcoder: bool
+
+
+class Encoded(NamedTuple):
+    """The code of the live tokens, and the auxiliary quantities that a loss asked for, as far as there are any:
+
+    penalty     `[nnz]` what a sparsity loss counts of each entry of the code
+    revived     `[token, d_out]` what dead features make of the error (AuxK, Gao et al. 2024, appendix A.2)
+    """
+
+    code: SparseCode
+    aux: dict[str, Tensor]
+
+
 class Dictionary(nn.Module):
     """Encoder, activation and decoder of one site.
 
-    W_enc: `[feature, d_model]` encoder rows; b_enc: `[feature]`; W_dec: `[feature, d_model]` decoder rows; b_dec:
-    `[d_model]`, all in the units `reads` and `writes`, which are one for an autoencoder; ceiling: `[feature]` no
+    reads, writes: the units of what is read and written, which are one for an autoencoder; ceiling: `[feature]` no
     activation exceeds it, infinite until it is learned; tokens_since_fired: `[feature]`, counted over live tokens, a
-    feature fires with a value > 0 only.
+    feature fires with a value > 0 only; spec: its type and settings, see `scae.dictionaries.create`.
     """
 
     ceiling: Float[Tensor, " feature"]
     tokens_since_fired: Int[Tensor, " feature"]
+    spec: dict[str, Any]
 
-    def __init__(self, *, d_model: int, n_features: int, activation: Activation, transcoder: bool) -> None:
+    def __init__(self, encoder: Encoder, activation: Activation, decoder: Decoder, *, shape: Shape) -> None:
         super().__init__()
-        rows = torch.nn.functional.normalize(torch.randn(n_features, d_model), dim=1)
-        self.W_enc = nn.Parameter(rows.clone())
-        self.b_enc = nn.Parameter(torch.zeros(n_features))
-        self.W_dec = nn.Parameter(rows)
-        self.b_dec = nn.Parameter(torch.zeros(d_model))
-        self.activation = activation
-        self.transcoder = transcoder
-        self.reads, self.writes = Unit(d_model), Unit(d_model)
-        self.register_buffer("ceiling", torch.full((n_features,), torch.inf))
-        self.register_buffer("tokens_since_fired", torch.zeros(n_features, dtype=torch.int64))
+        self.encoder, self.activation, self.decoder = encoder, activation, decoder
+        self.shape = shape
+        self.reads, self.writes = Unit(shape.d_in), Unit(shape.d_out)
+        self.register_buffer("ceiling", torch.full((shape.n_features,), torch.inf))
+        self.register_buffer("tokens_since_fired", torch.zeros(shape.n_features, dtype=torch.int64))
 
     @classmethod
-    def from_config(cls, sae: AnySae, *, d_model: int, transcoder: bool) -> "Dictionary":
-        activation: Activation
-        if isinstance(sae, VanillaSae):
-            activation = ReLU()
-        elif isinstance(sae, TopKSae):
-            activation = TopK(k=sae.k)
-        else:
-            activation = BatchTopK(k=sae.k, threshold_rate=sae.threshold_rate)
-        return cls(d_model=d_model, n_features=sae.size(d_model), activation=activation, transcoder=transcoder)
+    def linear(cls, shape: Shape, activation: Activation) -> "Dictionary":
+        """Linear encoder and decoder, with random rows of norm 1, the same ones where their widths allow it."""
+        writes = torch.nn.functional.normalize(torch.randn(shape.n_features, shape.d_out), dim=1)
+        reads = writes
+        if shape.d_in != shape.d_out:
+            reads = torch.nn.functional.normalize(torch.randn(shape.n_features, shape.d_in), dim=1)
+        return cls(Encoder(reads), activation, Decoder(writes), shape=shape)
 
     @property
     def n_features(self) -> int:
-        return self.W_enc.shape[0]
+        return self.shape.n_features
 
-    def shift(self, x: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
-        """What the encoder rows are multiplied with. The gradient of b_dec comes from `differentiable`."""
+    @property
+    def transcoder(self) -> bool:
+        return self.shape.transcoder
+
+    def shift(self, x: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_in"]:
+        """What the encoder is applied to. The gradient of an autoencoder's b_dec comes from `_differentiable`."""
         u = self.reads.enter(x)
-        return u if self.transcoder else u - self.b_dec.detach()
+        return u if self.transcoder else u - self.decoder.b.detach()
 
-    @torch.no_grad()
-    def preactivations(
-        self, shifted: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None
-    ) -> Float[Tensor, "token feature"]:
-        """All of them, without gradient: those of the few that are kept come from `differentiable`."""
-        if arrivals is None:
-            return torch.addmm(self.b_enc, shifted, self.W_enc.T)
-        return arrive(arrivals).add_(self.b_enc).addmm_(shifted, self.W_enc.T)
-
-    def encode(self, x: Float[Tensor, "token d_model"], live: Bool[Tensor, " token"]) -> SparseCode:
+    def encode(self, x: Float[Tensor, "token d_in"], live: Bool[Tensor, " token"]) -> SparseCode:
         """The code of the live tokens of `x`."""
-        return self.sparsify(self.shift(x), live)[0]
+        return self.sparsify(self.shift(x), live).code
 
     def sparsify(
         self,
-        shifted: Float[Tensor, "token d_model"],
+        shifted: Float[Tensor, "token d_in"],
         live: Bool[Tensor, " token"],
         arrivals: Arrivals | None = None,
         *,
+        aux: Collection[str] = (),
         auxk: AuxK | None = None,
         chunk_mb: int = CHUNK_MB,
-    ) -> tuple[SparseCode, SparseCode | None]:
-        """The code of the live tokens, and that of the dead features where `auxk` asks for one and there are any.
+    ) -> Encoded:
+        """The code of the live tokens, and the auxiliary quantities named by `aux`.
 
-        arrivals: what arrives along connections. chunk_mb: tokens are taken in parts whose pre-activations, and what
-        the connections need on the way to them, stay below this size (but for one window, or a batch threshold).
+        arrivals: what arrives along connections; auxk: which features count as dead, and how many of them revive at a
+        token. chunk_mb: tokens are taken in parts whose pre-activations, and what the connections need on the way to
+        them, stay below this size (but for one window, or a batch threshold).
         """
-        codes, dead_codes = [], []
+        kept, dead_kept = [], []
         for part in self._parts(len(shifted), arrivals, chunk_mb):
-            pre = self.preactivations(shifted[part], arrivals.tokens(part.start, part.stop) if arrivals else None)
-            codes.append(self.activation(pre, live[part]))
-            dead = self.dead_code(pre, live[part], k=auxk.k, dead_after=auxk.dead_after) if auxk else None
-            dead_codes += [] if dead is None else [dead]
-        code = self.bounded(self.differentiable(SparseCode.joined(codes), shifted, arrivals))
-        if not dead_codes:
-            return code, None
-        return code, self.differentiable(SparseCode.joined(dead_codes), shifted, arrivals)
+            arrived = arrivals.tokens(part.start, part.stop) if arrivals else None
+            pre = self.encoder.preactivations(shifted[part], arrived)
+            kept.append(self.activation.support(pre, live[part]))
+            if "revived" in aux and auxk is not None:
+                dead = self.dead_code(pre, live[part], k=auxk.k, dead_after=auxk.dead_after)
+                dead_kept += [] if dead is None else [dead]
+        code = self.bounded(self.activation(self._differentiable(kept, shifted, arrivals)))
+        found = {}
+        if "penalty" in aux and (penalty := self.activation.penalty(code)) is not None:
+            found["penalty"] = penalty
+        if dead_kept:
+            found["revived"] = self.revive(self._differentiable(dead_kept, shifted, arrivals))
+        return Encoded(code, found)
 
     def _parts(self, n_tokens: int, arrivals: Arrivals | None, chunk_mb: int) -> Iterator[slice]:
         window, heads = (arrivals.window, arrivals.weight.shape[1]) if arrivals else (1, 0)
-        bytes_a_token = self.W_enc.element_size() * self.n_features * (1 + heads)
+        bytes_a_token = self.decoder.W.element_size() * self.n_features * (1 + heads)
         step = max(1, chunk_mb * 2**20 // (bytes_a_token * window)) * window
         if not self.activation.by_token:
             step = max(n_tokens, 1)
         for start in range(0, max(n_tokens, 1), step):
             yield slice(start, min(start + step, n_tokens))
 
-    def differentiable(
-        self, code: SparseCode, shifted: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None
+    def _differentiable(
+        self, parts: list[SparseCode], shifted: Float[Tensor, "token d_in"], arrivals: Arrivals | None
     ) -> SparseCode:
-        """The same code, its values functions of `shifted`, of the parameters, and of what arrived along connections.
-
-        An autoencoder's b_dec acts as a bias of -W_enc b_dec: so its gradient is one product over all tokens, and what
-        x was read from gets none where it needs none.
-        """
-        bias: Tensor = self.b_enc
-        if not self.transcoder:
-            bias = torch.addmv(bias, self.W_enc.detach(), self.b_dec, alpha=-1)
-        return code.with_values(encode_at(code, shifted, self.W_enc, bias, arrivals))
+        """The pre-activations that were kept, with their gradients."""
+        subtracted = None if self.transcoder else self.decoder.b
+        return self.encoder.differentiable(SparseCode.joined(parts), shifted, arrivals, subtracted=subtracted)
 
     def bounded(self, code: SparseCode) -> SparseCode:
         """No activation above its ceiling; one that is cut there has no gradient."""
         return code.with_values(code.value.clamp(max=self.ceiling[code.col]))
 
-    def decode(self, code: SparseCode) -> Float[Tensor, "token d_model"]:
-        return self.writes.leave(decode(code, self.W_dec) + self.b_dec)
+    def decode(self, code: SparseCode) -> Float[Tensor, "token d_out"]:
+        return self.writes.leave(self.decoder(code))
 
     @property
-    def constant(self) -> Float[Tensor, " d_model"]:
+    def constant(self) -> Float[Tensor, " d_out"]:
         """What is written when no feature fires."""
-        return self.writes.leave(self.b_dec)
+        return self.writes.leave(self.decoder.b)
 
-    def revive(self, dead: SparseCode) -> Float[Tensor, "token d_model"]:
+    def revive(self, dead: SparseCode) -> Float[Tensor, "token d_out"]:
         """What dead features make of the error: no bias, the error has none to explain.
 
         A negative pre-activation adds nothing, as it would if the feature were alive, but its gradient passes (straight
         through the ReLU): it rises where the feature's direction lies in the error, until the feature fires there.
         """
         straight_through = dead.value + (dead.value.clamp_min(0) - dead.value).detach()
-        return decode(dead.with_values(straight_through), self.W_dec) * self.writes.scale
+        return self.decoder.without_bias(dead.with_values(straight_through)) * self.writes.scale
 
     @torch.no_grad()
     def dead_code(
@@ -168,15 +184,3 @@ class Dictionary(nn.Module):
         """Advance the clocks of silent features by the `n_live` tokens on which these features `fired`."""
         self.tokens_since_fired += n_live
         self.tokens_since_fired[fired] = 0
-
-    @torch.no_grad()
-    def project_decoder_gradient(self) -> None:
-        """Remove from the decoder's gradient what would change the norm of its rows."""
-        if self.W_dec.grad is not None:
-            rows = torch.nn.functional.normalize(self.W_dec, dim=1)
-            self.W_dec.grad -= (self.W_dec.grad * rows).sum(1, keepdim=True) * rows
-
-    @torch.no_grad()
-    def normalise_decoder(self) -> None:
-        """Scale every decoder row to norm 1."""
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))

@@ -109,7 +109,7 @@ def bypass_share(arm: Arm, traces: Iterable[Trace]) -> Metrics:
 
     for trace in traces:
         live = trace.live.flatten()
-        pruned(arm.suite, trace, observe)
+        pruned(arm.suite, trace, observe=observe)
     metrics = {}
     for site, (n, base, pre, base2, pre2) in sums.items():
         whole = pre2 / n - (pre / n).square()

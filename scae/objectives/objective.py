@@ -33,6 +33,11 @@ class Objective:
         """Whether any term looks at what the reconstructions do together."""
         return any(term.reads_stream for term in self.terms)
 
+    @property
+    def aux(self) -> frozenset[str]:
+        """The auxiliary quantities that the terms want of the dictionaries."""
+        return frozenset(term.aux for term in self.terms if term.aux is not None)
+
     def __call__(self, out: SuiteOutput, trace: Trace, paths: LinearPaths) -> LossOutput:
         comparison = Comparison(out, trace, paths)
         terms = {term.name: term(comparison) for term in self.terms}

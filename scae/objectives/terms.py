@@ -83,6 +83,8 @@ class Term(ABC):
     name: str
     reads_stream = True
     """Whether the term looks beyond each site's own reconstruction, at what the reconstructions do together."""
+    aux: str | None = None
+    """The auxiliary quantity that it wants of the dictionaries (`scae.dictionaries.Encoded`)."""
 
     def __init__(self, *, weight: float) -> None:
         self.weight = weight
@@ -185,21 +187,23 @@ class CrossEntropy(Term):
 
 
 class Sparsity(Term):
-    name, reads_stream = "sparsity", False
+    name, reads_stream, aux = "sparsity", False, "penalty"
 
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
-        return torch.stack([code.value.sum() for code in comparison.out.codes.values()]).sum() / comparison.n_live
+        by_site = comparison.out.aux["penalty"].values()
+        return torch.stack([each.sum() for each in by_site]).sum() / comparison.n_live
 
 
 class AuxK(Term):
-    name, reads_stream = "auxk", False
+    name, reads_stream, aux = "auxk", False, "revived"
 
     def __call__(self, comparison: Comparison) -> Float[Tensor, ""]:
         trace, out = comparison.trace, comparison.out
         total = trace.embed.new_zeros(())
-        for site, revived in out.revived.items():
+        live = trace.live.flatten()
+        for site, revived in out.aux.get("revived", {}).items():
             error = (trace.outputs[site.module] - out.outputs[site.module]).detach()[trace.live]
-            total = total + (error - revived[trace.live]).square().sum() / averaged(error.square().sum())
+            total = total + (error - revived[live]).square().sum() / averaged(error.square().sum())
         return total
 
 

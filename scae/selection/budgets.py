@@ -45,7 +45,7 @@ def importance(suite: Suite, site: Site, records: list[Record]) -> Float[Tensor,
     size = suite.layout.size(site)
     col = torch.cat([one.codes[site].col for one in records]).cpu()
     value = torch.cat([one.codes[site].value for one in records]).cpu().double()
-    rows = suite[site].W_dec.cpu().double().square().sum(1)
+    rows = suite[site].decoder.W.cpu().double().square().sum(1)
     fired = torch.bincount(col[value > 0], minlength=size)
     written = torch.bincount(col, weights=value.square(), minlength=size) @ rows
     return (fired * rows / written.clamp_min(1e-300)).sqrt()

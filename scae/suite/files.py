@@ -1,22 +1,31 @@
-"""A suite on disk: `suite.safetensors`, `suite.json`, and `connections.safetensors` where it has been pruned."""
+"""A suite on disk: `suite.safetensors`, `suite.json`, and `connections.safetensors` where it has been pruned.
+
+`suite.json` holds what is needed to make dictionaries that the weights fit into, and nothing of how they were trained:
+
+    {"format": 5, "threshold_pass": "pruned",
+     "dictionaries": {"0.attn": {"type": "topk", "k": 16,
+                                 "shape": {"n_features": 512, "d_in": 64, "d_out": 64, "transcoder": false}}, ...}}
+
+A setting that a type gets later has a default there, the value that older dictionaries had.
+"""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from scae.config import AnySae
 from scae.connections import Connections
+from scae.dictionaries import Shape, create
 from scae.lm import LanguageModel
 from scae.sites import Site
 from scae.suite.suite import Suite
 
-FORMAT = 4
+FORMAT = 5
 
 
-def save(suite: Suite, sae: AnySae, folder: Path) -> None:
+def save(suite: Suite, folder: Path) -> None:
     """Write the dictionaries, and their connections unless the suite has all of them."""
     tensors = {
         f"{site}.{name}": value.detach().cpu().contiguous()
@@ -24,8 +33,8 @@ def save(suite: Suite, sae: AnySae, folder: Path) -> None:
         for name, value in suite[site].state_dict().items()
     }
     save_file(tensors, folder / "suite.safetensors")
-    note = {"format": FORMAT, "sae": sae.model_dump(), "sites": [str(site) for site in suite.sites]}
-    note["threshold_pass"] = suite.threshold_pass
+    dictionaries = {str(site): suite[site].spec | {"shape": asdict(suite[site].shape)} for site in suite.sites}
+    note = {"format": FORMAT, "threshold_pass": suite.threshold_pass, "dictionaries": dictionaries}
     (folder / "suite.json").write_text(json.dumps(note, indent=2) + "\n")
     if not suite.connections.is_complete:
         suite.connections.save(folder / "connections.safetensors")
@@ -62,8 +71,16 @@ def _described(file: Path, lm: LanguageModel) -> Suite:
         note = json.loads(file.read_text())
         if note["format"] != FORMAT:
             raise ValueError(f"format {note['format']}, this version reads {FORMAT}")
-        sae: AnySae = TypeAdapter(AnySae).validate_python(note["sae"])
-        suite = Suite.from_config(sae, [Site.parse(site) for site in note["sites"]], lm)
+        dictionaries = {}
+        for name, one in note["dictionaries"].items():
+            shape = Shape(**one.pop("shape"))
+            if (shape.d_in, shape.d_out) != (lm.paths.d_model, lm.paths.d_model):
+                raise ValueError(
+                    f"{name} reads and writes {shape.d_in} and {shape.d_out} numbers a token, "
+                    f"the model has d_model={lm.paths.d_model}"
+                )
+            dictionaries[Site.parse(name)] = create(shape, **one)
+        suite = Suite(dictionaries, lm)
         suite.threshold_pass = note["threshold_pass"]
     except Exception as error:  # whatever a damaged file breaks on, the reader of the message needs its name
         raise ValueError(f"{file} is no description of a suite: {error}") from error

@@ -15,8 +15,8 @@ class SuiteOutput:
     embed: `[batch, pos, d_model]` the stream before the first layer; live: `[batch, pos]`; codes: by site, the
     activations of its features; outputs: what every module leaves on the stream, in order, `[batch, pos, d_model]`:
     the reconstruction of its dictionary at live positions, the model's own output elsewhere and where there is no
-    dictionary; units: by site, the size of what its dictionary takes for 1; revived: by site, what its dead features
-    make of the error, `[batch, pos, d_model]` (AuxK, in training).
+    dictionary; units: by site, the size of what its dictionary takes for 1; aux: by name and site, what a loss asked
+    the dictionaries for (`scae.dictionaries.Encoded`), by token where it is.
     """
 
     embed: Stream
@@ -24,7 +24,7 @@ class SuiteOutput:
     codes: dict[Site, SparseCode]
     outputs: dict[Module, Stream]
     units: dict[Site, Float[Tensor, ""]] = field(default_factory=dict)
-    revived: dict[Site, Stream] = field(default_factory=dict)
+    aux: dict[str, dict[Site, Tensor]] = field(default_factory=dict)
 
     @property
     def reconstructions(self) -> dict[Site, Stream]:

@@ -30,7 +30,7 @@ the invariants of `tests/suite/test_invariants.py`:
 `sae.bound.margin=null` leaves the activations unbounded.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 
@@ -45,9 +45,9 @@ Observe = Callable[[Site, Float[Tensor, "token feature"], Float[Tensor, "token f
 """(site, pre-activations from the base alone, all of them): what a statistic may look at."""
 
 
-def plain(suite: Assembly, trace: Trace) -> SuiteOutput:
+def plain(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutput:
     """Every dictionary reads what its module saw in the clean run."""
-    collector = _Collector(suite, trace)
+    collector = _Collector(suite, trace, aux)
     for site, x in true_inputs(suite, trace):
         collector.replace(site, suite[site].shift(_tokens(x)))
     return collector.output()
@@ -61,9 +61,9 @@ def true_inputs(suite: Assembly, trace: Trace) -> Iterator[tuple[Site, Stream]]:
             yield site, suite.path(site).read(stream, trace) if site.transcoder else trace.outputs[module]
 
 
-def spliced(suite: Assembly, trace: Trace) -> SuiteOutput:
+def spliced(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutput:
     """The model runs again with every reconstruction in place; its attention and normalisations react."""
-    collector = _Collector(suite, trace)
+    collector = _Collector(suite, trace, aux)
 
     def replace(module: Module, read: Stream | None, wrote: Stream) -> Stream:
         site = suite.site_at(module)
@@ -76,9 +76,9 @@ def spliced(suite: Assembly, trace: Trace) -> SuiteOutput:
     return collector.output()
 
 
-def dense(suite: Assembly, trace: Trace) -> SuiteOutput:
+def dense(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutput:
     """Every dictionary reads the sum of all reconstructions upstream."""
-    collector = _Collector(suite, trace)
+    collector = _Collector(suite, trace, aux)
     stream = trace.embed
     for level in suite.lm.paths.levels:
         for site in filter(None, map(suite.site_at, level)):
@@ -88,11 +88,11 @@ def dense(suite: Assembly, trace: Trace) -> SuiteOutput:
     return collector.output()
 
 
-def pruned(suite: Assembly, trace: Trace, observe: Observe | None = None) -> SuiteOutput:
+def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), observe: Observe | None = None) -> SuiteOutput:
     """Every feature reads the base and its connections."""
     if suite.connections.is_complete:
-        return dense(suite, trace)
-    collector = _Collector(suite, trace)
+        return dense(suite, trace, aux)
+    collector = _Collector(suite, trace, aux)
     base = trace.embed
     codes: list[SparseCode] = []  # of the levels before
     for level in suite.lm.paths.levels:
@@ -101,7 +101,7 @@ def pruned(suite: Assembly, trace: Trace, observe: Observe | None = None) -> Sui
             shifted = suite[site].shift(_tokens(suite.path(site).read(base, trace)))
             arrivals = _arrivals(suite, site, upstream, trace)
             if observe is not None:
-                alone = suite[site].preactivations(shifted)
+                alone = suite[site].encoder.preactivations(shifted)
                 observe(site, alone, alone if arrivals is None else alone + arrive(arrivals))
             collector.replace(site, shifted, arrivals)
         for module in level:
@@ -134,28 +134,30 @@ def _tokens(stream: Stream) -> Float[Tensor, "token d_model"]:
 class _Collector:
     """Runs the dictionaries of one pass and keeps what they give."""
 
-    def __init__(self, suite: Assembly, trace: Trace) -> None:
-        self.suite, self.trace = suite, trace
+    def __init__(self, suite: Assembly, trace: Trace, aux: Collection[str]) -> None:
+        self.suite, self.trace, self.aux = suite, trace, aux
         self.live = trace.live.flatten()
         self.codes: dict[Site, SparseCode] = {}
-        self.revived: dict[Site, Stream] = {}
+        self.found: dict[str, dict[Site, Tensor]] = {}
         self.outputs = dict(trace.outputs)  # a dictionary's takes the place of its module's when it has run
 
     def replace(self, site: Site, shifted: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None) -> Stream:
         """Encode and decode: the reconstruction at live positions, the model's own output elsewhere."""
         suite, dictionary = self.suite, self.suite[site]
-        code, dead = dictionary.sparsify(shifted, self.live, arrivals, auxk=suite.revives, chunk_mb=suite.chunk_mb)
+        code, aux = dictionary.sparsify(
+            shifted, self.live, arrivals, aux=self.aux, auxk=suite.revives, chunk_mb=suite.chunk_mb
+        )
         self.codes[site] = code
+        for name, value in aux.items():
+            self.found.setdefault(name, {})[site] = value
         reconstruction = self._shape(dictionary.decode(code))
         own = self.trace.outputs[site.module]
         self.outputs[site.module] = torch.where(self.trace.live[..., None], reconstruction, own)
-        if dead is not None:
-            self.revived[site] = self._shape(dictionary.revive(dead))
         return self.outputs[site.module]
 
     def output(self) -> SuiteOutput:
         units = {site: self.suite[site].writes.scale for site in self.codes}
-        return SuiteOutput(self.trace.embed, self.trace.live, self.codes, self.outputs, units, self.revived)
+        return SuiteOutput(self.trace.embed, self.trace.live, self.codes, self.outputs, units, self.found)
 
     def _shape(self, tokens: Float[Tensor, "token d_model"]) -> Stream:
         return tokens.view(*self.trace.live.shape, -1)

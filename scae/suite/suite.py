@@ -1,17 +1,17 @@
 """A suite: one dictionary a site, and the passes that run them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from scae.config import AnySae
-from scae.dictionaries import Dictionary
+from scae.dictionaries import Shape, create
 from scae.lm import LanguageModel, LinearPaths, Trace
 from scae.sites import Kind, Site, in_order
 from scae.suite.assembly import Assembly, Mode
 from scae.suite.output import SuiteOutput
 from scae.suite.passes import dense, plain, pruned, spliced
 
-PASSES: dict[Mode, Callable[[Assembly, Trace], SuiteOutput]] = {
+PASSES: dict[Mode, Callable[[Assembly, Trace, Collection[str]], SuiteOutput]] = {
     "plain": plain,
     "spliced": spliced,
     "dense": dense,
@@ -24,13 +24,10 @@ class Suite(Assembly):
 
     @classmethod
     def from_config(cls, sae: AnySae, sites: Iterable[Site], lm: LanguageModel) -> "Suite":
-        """A new suite; what kind of dictionary a site takes, the site says."""
+        """A new suite. Whether a dictionary is an autoencoder or a transcoder, its site says."""
         d_model = lm.paths.d_model
-        return cls(
-            {site: Dictionary.from_config(sae, d_model=d_model, transcoder=site.transcoder) for site in sites},
-            lm,
-            auxk=sae.auxk,
-        )
+        shapes = {site: Shape(sae.size(d_model), d_model, d_model, site.transcoder) for site in sites}
+        return cls({site: create(shape, **sae.spec) for site, shape in shapes.items()}, lm, auxk=sae.auxk)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -42,8 +39,9 @@ class Suite(Assembly):
         finally:
             self.train(was_training)
 
-    def forward(self, trace: Trace, mode: Mode = "pruned") -> SuiteOutput:
-        return PASSES[mode](self, trace)
+    def forward(self, trace: Trace, mode: Mode = "pruned", *, aux: Collection[str] = ()) -> SuiteOutput:
+        """aux: the auxiliary quantities that a loss wants of the dictionaries (`scae.dictionaries.Encoded`)."""
+        return PASSES[mode](self, trace, aux)
 
 
 def choose_sites(paths: LinearPaths, layers: str | list[int], kinds: Iterable[Kind]) -> list[Site]:

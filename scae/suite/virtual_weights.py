@@ -50,8 +50,8 @@ class VirtualWeights:
         rows = []
         for up, features in into.sources.items():
             own = self._dictionary(up)
-            rows.append(_Rows.apply(own.W_dec, features, own.writes.scale))
-        return edge_weights(into.from_sources, path.readers(reader.W_enc), path.writers(torch.cat(rows)))
+            rows.append(_Rows.apply(own.decoder.rows(site.module), features, own.writes.scale))
+        return edge_weights(into.from_sources, path.readers(reader.encoder.W), path.writers(torch.cat(rows)))
 
     @torch.no_grad()
     def inputs(self, site: Site, feature: int) -> list[Input]:
@@ -60,17 +60,17 @@ class VirtualWeights:
         if not 0 <= feature < layout.size(site):
             raise IndexError(f"feature {feature} of {site}, which has features 0..{layout.size(site) - 1}")
         incoming = self.connections[site]
-        reader = path.readers(own.W_enc[feature : feature + 1] / own.reads.scale)
+        reader = path.readers(own.encoder.W[feature : feature + 1] / own.reads.scale)
         found = []
         for up in incoming.up[int(incoming.crow[feature]) : int(incoming.crow[feature + 1])].tolist():
             up_site, number = layout.locate(up)
             source = self._dictionary(up_site)
-            writer = path.writers(source.W_dec[number : number + 1] * source.writes.scale)
+            writer = path.writers(source.decoder.rows(site.module)[number : number + 1] * source.writes.scale)
             found.append(Input(up_site, number, float((reader * writer).sum())))
         return sorted(found, key=lambda one: -abs(one.weight))
 
     def _into(self, site: Site) -> "_Into":
-        device = self._dictionary(site).W_enc.device
+        device = self._dictionary(site).encoder.W.device
         if site not in self._prepared or self._prepared[site].edges.ptr.device != device:
             inputs, layout = self.connections[site], self.connections.layout
             edges = Edges.from_csr(inputs.crow.to(device), inputs.up.to(device), layout.n_upstream(site))

@@ -53,7 +53,7 @@ class SuiteTraining(lightning.LightningModule):
     def _compute(self, batch: Any) -> tuple[Trace, SuiteOutput, LossOutput]:
         trace = self.trace(batch)
         with torch.autocast(self.device.type, enabled=False):  # mixed precision is for the language model
-            out = self.suite(trace, mode=self.mode)
+            out = self.suite(trace, mode=self.mode, aux=self.objective.aux)
             return trace, out, self.objective(out, trace, self.suite.lm.paths)
 
     def trace(self, batch: Any) -> Trace:
@@ -98,7 +98,7 @@ class SuiteTraining(lightning.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.config.unit_norm:
             for site in self.suite.sites:
-                self.suite[site].project_decoder_gradient()
+                self.suite[site].decoder.project_gradient()
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         if self.clip is not None:
@@ -109,4 +109,4 @@ class SuiteTraining(lightning.LightningModule):
         super().optimizer_step(*args, **kwargs)
         if self.config.unit_norm:
             for site in self.suite.sites:
-                self.suite[site].normalise_decoder()
+                self.suite[site].decoder.normalise()

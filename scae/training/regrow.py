@@ -101,7 +101,7 @@ def measure(suite: Suite, objective: Objective, traces: Traces, *, megabytes: in
 
     def one(trace: Trace) -> Measured:
         with torch.enable_grad():
-            out = suite(trace, mode="pruned")
+            out = suite(trace, mode="pruned", aux=objective.aux)
             values = [code.value for code in out.codes.values()]
             loss = objective(out, trace, suite.lm.paths).total
             gradients = torch.autograd.grad(loss, values, materialize_grads=True)

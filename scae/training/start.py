@@ -61,16 +61,16 @@ def _start(suite: Suite, site: Site, seen: list[_Seen], *, centred: bool) -> Non
     own = suite[site]
     targets = torch.cat([one.target[one.live] for one in seen])
     own.reads.measure(torch.cat([one.read[one.live] for one in seen]), centred=centred)
-    own.b_dec.copy_(own.writes.measure(targets, centred=centred))
+    own.decoder.b.copy_(own.writes.measure(targets, centred=centred))
     buffers = {name: buffer.clone() for name, buffer in own.named_buffers()}
     made = []
     for one in seen:
         live = one.live.flatten()
-        code, _ = own.sparsify(own.shift(one.read.flatten(0, 1)), live, chunk_mb=suite.chunk_mb)
+        code = own.sparsify(own.shift(one.read.flatten(0, 1)), live, chunk_mb=suite.chunk_mb).code
         made.append(own.decode(code)[live])
     wanted, length = (_median_length(x - own.constant) for x in (targets, torch.cat(made)))
     if length > 0:
-        own.W_enc.mul_(wanted / length)
+        own.encoder.W.mul_(wanted / length)
     for name, buffer in own.named_buffers():
         buffer.copy_(buffers[name])  # a threshold learned on the way belongs to an encoder that is no more
 

@@ -1,0 +1,28 @@
+"""The types of dictionary: a file each, which puts the parts together."""
+
+from collections.abc import Callable
+from typing import Any
+
+from scae.dictionaries.dictionary import Dictionary, Shape
+from scae.dictionaries.types import batchtopk, topk, vanilla
+
+TYPES: dict[str, Callable[..., Dictionary]] = {
+    "vanilla": vanilla.build,
+    "topk": topk.build,
+    "batchtopk": batchtopk.build,
+}
+
+
+def create(shape: Shape, *, type: str, **settings: Any) -> Dictionary:
+    """A new dictionary; raises ValueError where there is no such type, or where it takes other settings.
+
+    Type and settings are its `spec`: with the shape, what is needed to make one that its weights can be loaded into.
+    """
+    if type not in TYPES:
+        raise ValueError(f"no type of dictionary is called {type!r}; there are {', '.join(TYPES)}")
+    try:
+        dictionary = TYPES[type](shape, **settings)
+    except TypeError as error:
+        raise ValueError(f"settings of a dictionary of type {type}: {error}") from error
+    dictionary.spec = {"type": type} | settings
+    return dictionary
