@@ -12,7 +12,7 @@ import torch
 
 from scae.artifacts import is_first_process
 from scae.config import Config, ConfigError, LocalModel, TinyModel, Training, shape_problems
-from scae.config_errors import cannot_run
+from scae.config.errors import cannot_run
 from scae.connections import Connections
 from scae.data import (
     Batch,

@@ -251,7 +251,7 @@ def test_folders_that_cannot_be_written(
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         assert f"{key}={path}: {tmp_path / 'file'} is a file" in refusal(composed, f"{key}={path}")
     parse(composed(f"{key}={tmp_path}/new/folder"))
-    monkeypatch.setattr("scae.config.os.access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    monkeypatch.setattr("scae.config.rules.os.access", lambda path, mode: path != tmp_path)  # root may write anywhere
     told = refusal(composed, f"{key}={tmp_path}/new/folder")
     assert f"{key}={tmp_path}/new/folder: nothing can be written into {tmp_path}" in told
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]

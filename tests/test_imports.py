@@ -7,11 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
+    ("config",),
     (
         "typing",
         "sites",
-        "config",
-        "config_errors",
         "failures",
         "hub",
         "memory",

@@ -1,0 +1,43 @@
+"""`loss` and `pretrain.loss`: every term of a loss, each with a weight; 0: it is not computed.
+
+The equations are in `scae.objectives`.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from scae.config.section import Layers, Rate, Section, Weight
+
+
+class Recon(Section):
+    weight: Weight
+    kind: Literal["fvu", "mse", "huber"]
+    knee: Rate = Field(description="kind=huber: the error, in units of its site, beyond which the loss is linear")
+
+
+class BlockMse(Section):
+    weight: Weight
+    layers: Layers = Field(description="layers after which the residual streams are compared")
+
+
+class LogitKl(Section):
+    weight: Weight
+    temperature: Annotated[float, Field(gt=0, le=10**6)]
+
+
+class CrossEntropy(Section):
+    weight: Weight
+
+
+class Loss(Section):
+    recon: Recon
+    block_mse: BlockMse
+    logit_kl: LogitKl
+    ce: CrossEntropy
+
+    def problems(self, key: str) -> Iterator[str]:
+        if not any(getattr(self, term).weight for term in Loss.model_fields):
+            weights = ", ".join(f"{key}.{term}.weight" for term in Loss.model_fields)
+            yield f"{key}: every weight is 0; needed: more than 0 for at least one of {weights}"
