@@ -46,8 +46,6 @@ from scae.training import (
 )
 
 log = logging.getLogger(__name__)
-FIRST_LOOK = 4096  # training tokens on which a model from elsewhere is compared with their frequencies
-FIRST_BATCHES = 8  # micro-steps that a new suite takes its biases and scales from
 
 
 class Stages:
@@ -135,7 +133,7 @@ class Stages:
         """Train every dictionary on its own module."""
         config = self.config
         if not isinstance(config.model, TinyModel) and is_first_process():
-            warn_if_no_better(self.lm, self.windows[0], partial(self.sample, FIRST_LOOK))
+            warn_if_no_better(self.lm, self.windows[0], partial(self.sample, config.evaluation.first_look))
         sites = choose_sites(self.lm.paths, config.sites.layers, list(config.sites.kinds))
         suite = Suite.from_config(config.sae, sites, self.lm).to(self.device)
         suite.chunk_mb = config.trainer.chunk_mb
@@ -146,8 +144,9 @@ class Stages:
         log.info(message, len(sites), features, describe_loss(config.pretrain.loss), mode)
         steps = config.pretrain.steps * config.trainer.accumulate
         data = WindowModule(train=self.windows[0], batch_size=config.pretrain.batch_size, steps=steps, seed=config.seed)
-        first = [data.batch(step, rank=0, world_size=1) for step in range(min(FIRST_BATCHES, steps))]
-        start_from_data(suite, first, centred=config.sae.centred)
+        start = config.pretrain.start
+        first = [data.batch(step, rank=0, world_size=1) for step in range(min(start.batches, steps))]
+        start_from_data(suite, first, centred=config.sae.centred, furthest=start.furthest)
         self._train(suite, objective, mode, "pretrain", self.plan.pretrain.name, data, folder)
         bound = config.sae.bound
         if bound.margin is not None and is_first_process():

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from scae.config.section import Positive, Rate, Section, Text
+from scae.config.schedule import Decay, Warmup, schedule_problems
+from scae.config.section import FromZero, Positive, Rate, Section, Text, Weight
 
 
 class TinyModel(Section):
@@ -22,6 +23,11 @@ class TinyModel(Section):
     steps: Positive
     batch_size: Positive
     lr: Rate
+    warmup: Warmup
+    decay: Decay
+    beta1: FromZero = Field(description="AdamW: how much of the running mean of gradients stays in a step")
+    beta2: FromZero = Field(description="AdamW: how much of the running mean of their squares stays in a step")
+    weight_decay: Weight = Field(description="AdamW: share of a weight that a step takes away, times the rate")
     dtype: Literal["float32", "bfloat16"]
 
     def problems(self, key: str) -> Iterator[str]:
@@ -30,6 +36,7 @@ class TinyModel(Section):
                 f"{key}.n_heads={self.n_heads}: must divide {key}.d_model={self.d_model} into heads of an even size "
                 "(rotary positions turn pairs)"
             )
+        yield from schedule_problems(key, self.warmup, self.decay)
 
 
 class LocalModel(Section):

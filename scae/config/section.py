@@ -23,6 +23,7 @@ Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Text = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+FromZero = Annotated[float, Field(ge=0, lt=1)]
 Layers = Literal["all"] | Annotated[list[Count], Field(min_length=1), AfterValidator(distinct)]
 
 

@@ -6,7 +6,8 @@ from typing import Annotated
 from pydantic import Field
 
 from scae.config.loss import Loss
-from scae.config.section import Fraction, Positive, Rate, Section
+from scae.config.schedule import Decay, Warmup, schedule_problems
+from scae.config.section import Fraction, FromZero, Positive, Rate, Section
 
 
 class Training(Section):
@@ -15,19 +16,26 @@ class Training(Section):
     steps: Positive
     batch_size: Positive = Field(description="windows an optimiser micro-step, over all devices")
     lr: Rate
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(description="share of the steps with a rising rate")
-    decay: Annotated[float, Field(ge=0, le=1)] = Field(
-        description="share of the steps, at the end, with a falling rate"
-    )
+    warmup: Warmup
+    decay: Decay
     unit_norm: bool = Field(description="keep decoder rows at norm 1, projecting their gradients")
 
     def problems(self, key: str) -> Iterator[str]:
-        if self.warmup + self.decay > 1:
-            yield f"{key}.warmup={self.warmup} and {key}.decay={self.decay}: together at most 1"
+        yield from schedule_problems(key, self.warmup, self.decay)
+
+
+class Start(Section):
+    """What a new suite takes from the model before it is trained: the unit of each site, biases and scales."""
+
+    batches: Positive = Field(description="micro-steps, the first, that it is taken from")
+    furthest: FromZero = Field(
+        description="share of the tokens, those furthest from the median, that are left out where a unit is measured"
+    )
 
 
 class Pretrain(Training):
     loss: Loss
+    start: Start
 
     def problems(self, key: str) -> Iterator[str]:
         yield from super().problems(key)
