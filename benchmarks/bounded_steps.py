@@ -75,7 +75,7 @@ def starting(sizes: dict, *, batches: int, device: str, bounded: bool) -> Bounde
     suite = make_suite(model)
     shape = (model.sizes.windows, model.sizes.context)
     given = [Batch(torch.full(shape, seed), torch.ones(shape, dtype=torch.bool)) for seed in range(batches)]
-    return Bounded(lambda: start_from_data(suite, given, centred=True), bounded)
+    return Bounded(lambda: start_from_data(suite, given, centred=True, furthest=0.01), bounded)
 
 
 def evaluating(sizes: dict, *, vocab: int, device: str, bounded: bool) -> Bounded:

@@ -31,7 +31,7 @@ from yaml import YAMLError
 from scae.artifacts import is_first_process
 from scae.artifacts.artifact import COMMAND
 from scae.config import Config
-from scae.config_errors import (
+from scae.config.errors import (
     ConfigError,
     cannot_run,
     known_keys,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scae.artifacts import Artifact, fingerprint
-from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, TinyModel
+from scae.config import Config, Connectivity, LocalModel, Regrow, Stage, TinyModel
 from scae.data import corpus_fingerprint, windows_of
 
 Pass = Literal["pruned", "plain"]
@@ -192,9 +192,3 @@ class Plan:
 def fingerprint_file(path: Path) -> str:
     """A hash of the content of one file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def describe_loss(loss: Loss) -> str:
-    """The terms with a weight, for the log."""
-    weights = {name: getattr(loss, name).weight for name in Loss.model_fields}
-    return " + ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)

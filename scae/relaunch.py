@@ -14,7 +14,7 @@ from hydra._internal.utils import get_args_parser  # the one place that knows Hy
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, read_write
 
-from scae.config_errors import ConfigError
+from scae.config.errors import ConfigError
 
 RANK_VARIABLES = (
     "LOCAL_RANK",

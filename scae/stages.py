@@ -12,7 +12,7 @@ import torch
 
 from scae.artifacts import is_first_process
 from scae.config import Config, ConfigError, LocalModel, TinyModel, Training, shape_problems
-from scae.config_errors import cannot_run
+from scae.config.errors import cannot_run
 from scae.connections import Connections
 from scae.data import (
     Batch,
@@ -29,7 +29,7 @@ from scae.failures import ArtifactError
 from scae.lm import LanguageModel, Trace, check_borders, open_model
 from scae.lm.tiny import TinyTraining, build_tiny, save_tiny
 from scae.objectives import Objective
-from scae.plan import Finetuned, Plan, Selection, describe_loss
+from scae.plan import Finetuned, Plan, Selection
 from scae.selection import choose, describe, shuffled
 from scae.suite import Mode, Suite, choose_sites, thresholds
 from scae.suite.files import load, save
@@ -46,8 +46,6 @@ from scae.training import (
 )
 
 log = logging.getLogger(__name__)
-FIRST_LOOK = 4096  # training tokens on which a model from elsewhere is compared with their frequencies
-FIRST_BATCHES = 8  # micro-steps that a new suite takes its biases and scales from
 
 
 class Stages:
@@ -135,7 +133,7 @@ class Stages:
         """Train every dictionary on its own module."""
         config = self.config
         if not isinstance(config.model, TinyModel) and is_first_process():
-            warn_if_no_better(self.lm, self.windows[0], partial(self.sample, FIRST_LOOK))
+            warn_if_no_better(self.lm, self.windows[0], partial(self.sample, config.evaluation.first_look))
         sites = choose_sites(self.lm.paths, config.sites.layers, list(config.sites.kinds))
         suite = Suite.from_config(config.sae, sites, self.lm).to(self.device)
         suite.chunk_mb = config.trainer.chunk_mb
@@ -143,11 +141,12 @@ class Stages:
         mode: Mode = "spliced" if objective.reads_stream else "plain"
         features = ", ".join(sorted({str(size) for size in suite.layout.sizes}))
         message = "pretrain: %d sites of %s features, %s, %s pass"
-        log.info(message, len(sites), features, describe_loss(config.pretrain.loss), mode)
+        log.info(message, len(sites), features, objective, mode)
         steps = config.pretrain.steps * config.trainer.accumulate
         data = WindowModule(train=self.windows[0], batch_size=config.pretrain.batch_size, steps=steps, seed=config.seed)
-        first = [data.batch(step, rank=0, world_size=1) for step in range(min(FIRST_BATCHES, steps))]
-        start_from_data(suite, first, centred=config.sae.centred)
+        start = config.pretrain.start
+        first = [data.batch(step, rank=0, world_size=1) for step in range(min(start.batches, steps))]
+        start_from_data(suite, first, centred=config.sae.centred, furthest=start.furthest)
         self._train(suite, objective, mode, "pretrain", self.plan.pretrain.name, data, folder)
         bound = config.sae.bound
         if bound.margin is not None and is_first_process():
@@ -179,7 +178,7 @@ class Stages:
         config = self.config
         suite = self.suite(self.plan.pretrain.folder, one.selection)
         objective = Objective.from_config(config.loss, config.sae)
-        log.info("%s: %s, %s pass", name, describe_loss(config.loss), one.mode)
+        log.info("%s: %s, %s pass", name, objective, one.mode)
         data = WindowModule(
             train=self.windows[0],
             batch_size=config.finetune.batch_size,

@@ -78,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_choice_goes_with_every_other(experiment: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole product. Hydra composes every choice once an experiment; the rules see every combination."""
     rest, sections = typed(experiment, folder)
-    monkeypatch.setattr("scae.config._unwritable", lambda config: ())  # looks at the disk, and at no choice
+    monkeypatch.setattr("scae.config.rules._unwritable", lambda config: ())  # looks at the disk, and at no choice
     product = list(itertools.product(*(sections[group].values() for group in GROUPS)))
     assert len(product) == 72_000
     for combination in product:

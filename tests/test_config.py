@@ -112,6 +112,9 @@ def _seconds(action: Callable[[], object]) -> float:
         ("pretrain.loss.recon.weight=0", ["pretrain.loss: every weight is 0", "logit_kl"]),
         ("finetune.warmup=0.9", ["finetune.warmup=0.9 and finetune.decay=0.3"]),
         ("trainer.devices=3", ["pretrain.batch_size=16", "trainer.devices=3", "finetune.batch_size=8"]),
+        ("model.warmup=0.6", ["model.warmup=0.6 and model.decay=0.5", "at most 1"]),
+        ("model.beta2=1", ["model.beta2=1", "less than 1"]),
+        ("pretrain.start.furthest=1", ["pretrain.start.furthest=1", "less than 1"]),
         ("data.max_tokens=5", ["data.max_tokens=5", "data.context=128"]),
         ("data.separator=bso", ["data.separator='bso'", "'auto', 'none', 'bos' or 'eos'", "did you mean `bos`?"]),
         ("data.separator=null", ["data.separator=null", "'auto', 'none'"]),
@@ -251,7 +254,7 @@ def test_folders_that_cannot_be_written(
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         assert f"{key}={path}: {tmp_path / 'file'} is a file" in refusal(composed, f"{key}={path}")
     parse(composed(f"{key}={tmp_path}/new/folder"))
-    monkeypatch.setattr("scae.config.os.access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    monkeypatch.setattr("scae.config.rules.os.access", lambda path, mode: path != tmp_path)  # root may write anywhere
     told = refusal(composed, f"{key}={tmp_path}/new/folder")
     assert f"{key}={tmp_path}/new/folder: nothing can be written into {tmp_path}" in told
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]

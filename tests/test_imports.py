@@ -7,10 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
+    ("config",),
     (
         "typing",
-        "config",
-        "config_errors",
         "failures",
         "hub",
         "memory",

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
 from scae.config import Config, parse
-from scae.config_errors import lookup, section_at, shown
+from scae.config.errors import lookup, section_at, shown
 from scae.hydra_support import _message, values
 
 CONF = Path(__file__).parents[1] / "conf"

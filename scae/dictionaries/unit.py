@@ -11,10 +11,6 @@ from torch import nn
 
 from scae.typing import Float, Tensor
 
-FURTHEST = 0.01
-"""Share of the tokens left out where a unit is measured: those furthest from the median. A few tokens of some models
-are a thousand times as long as the rest, and must not decide what counts as 1."""
-
 
 class Unit(nn.Module):
     """centre: `[d_model]`; scale: `[]`, both of the stream itself. A new unit changes nothing."""
@@ -36,13 +32,17 @@ class Unit(nn.Module):
         return torch.addcmul(self.centre, u, self.scale)
 
     @torch.no_grad()
-    def measure(self, x: Float[Tensor, "token d_model"], *, centred: bool) -> Float[Tensor, " d_model"]:
+    def measure(
+        self, x: Float[Tensor, "token d_model"], *, centred: bool, furthest: float
+    ) -> Float[Tensor, " d_model"]:
         """Take the unit from a sample, so that E||u||^2 = d_model over all but its furthest tokens.
 
+        furthest: share of the tokens left out, those furthest from the median. A few tokens of some models are a
+        thousand times as long as the rest, and must not decide what counts as 1.
         centred: subtract the mean, too. Returns the mean of what is left in the new unit, 0 where it is centred.
         """
         distance = (x - x.median(0).values).square().sum(1)
-        usual = x[distance <= distance.kthvalue(max(1, round(len(x) * (1 - FURTHEST)))).values]
+        usual = x[distance <= distance.kthvalue(max(1, round(len(x) * (1 - furthest)))).values]
         mean = usual.mean(0)
         self.centre.copy_(mean if centred else torch.zeros_like(mean))
         scale = (usual - self.centre).square().mean().sqrt()

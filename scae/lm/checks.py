@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from scae.config_errors import ConfigError
+from scae.config.errors import ConfigError
 from scae.failures import some
 from scae.lm.borders import visible
 from scae.lm.model import LanguageModel

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from scae.config_errors import ConfigError
+from scae.config.errors import ConfigError
 from scae.hub import use_what_is_here_if_unreachable
 from scae.lm.checks import (
     UnsupportedModelError,

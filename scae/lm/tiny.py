@@ -18,8 +18,6 @@ from scae.lm.borders import visible
 from scae.schedule import trapezoid
 from scae.typing import Bool, Float, Int, Tensor
 
-WARMUP, DECAY = 0.05, 0.5  # shares of the steps; measured on the default: a long decay is worth 0.1 nats
-
 
 def build_tiny(config: TinyModel, tokenizer: PreTrainedTokenizerBase, *, context: int) -> LlamaForCausalLM:
     """A freshly initialised model for the tokens of `tokenizer`."""
@@ -63,8 +61,11 @@ class TinyTraining(lightning.LightningModule):
         yield "the logits", self._logits(batch)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.config.lr, betas=(0.9, 0.95), weight_decay=0.1)
-        factor = partial(trapezoid, steps=self.config.steps, warmup=WARMUP, decay=DECAY)
+        config = self.config
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
+        )
+        factor = partial(trapezoid, steps=config.steps, warmup=config.warmup, decay=config.decay)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
 

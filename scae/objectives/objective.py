@@ -1,8 +1,10 @@
 """A weighted sum of loss terms; a term of weight zero is not even built."""
 
+from collections.abc import Collection
+
 import torch
 
-from scae.config import AnySae, Loss, VanillaSae
+from scae.config import AnySae, Loss
 from scae.lm import LinearPaths, Trace
 from scae.objectives.terms import AuxK, BlockMse, Comparison, CrossEntropy, LogitKl, LossOutput, Recon, Sparsity, Term
 from scae.suite import SuiteOutput
@@ -12,8 +14,9 @@ from scae.typing import Float, Tensor
 class Objective:
     """`objective(out, trace, paths)` is the loss of one pass."""
 
-    def __init__(self, terms: list[Term]) -> None:
-        self.terms = [term for term in terms if term.weight]
+    def __init__(self, terms: list[Term], *, offers: Collection[str]) -> None:
+        """offers: the auxiliary quantities that the dictionaries have; a term that wants another is left out, too."""
+        self.terms = [term for term in terms if term.weight and (term.aux is None or term.aux in offers)]
 
     @classmethod
     def from_config(cls, loss: Loss, sae: AnySae) -> "Objective":
@@ -23,10 +26,14 @@ class Objective:
                 BlockMse(**loss.block_mse.model_dump()),
                 LogitKl(**loss.logit_kl.model_dump()),
                 CrossEntropy(**loss.ce.model_dump()),
-                Sparsity(weight=sae.l1 if isinstance(sae, VanillaSae) else 0.0),
-                AuxK(weight=sae.auxk.weight),
-            ]
+                Sparsity(**loss.sparsity.model_dump()),
+                AuxK(**loss.auxk.model_dump()),
+            ],
+            offers=sae.offers,
         )
+
+    def __str__(self) -> str:
+        return " + ".join(f"{term.weight:g} {term.name}" for term in self.terms)
 
     @property
     def reads_stream(self) -> bool:

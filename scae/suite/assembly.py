@@ -46,7 +46,7 @@ class Assembly(nn.Module):
     @property
     def revives(self) -> AuxK | None:
         """How dead features are revived in this pass; None: they are not."""
-        return self.auxk if self.training and self.auxk is not None and self.auxk.weight else None
+        return self.auxk if self.training else None
 
     def __getitem__(self, site: Site) -> Dictionary:
         return self.dictionaries[_key(site)]  # type: ignore[return-value]

@@ -15,9 +15,11 @@ HELD = 1 << 29  # bytes of what dictionaries read and rebuild that are held at a
 
 
 @torch.no_grad()
-def start_from_data(suite: Suite, batches: list[Any], *, centred: bool) -> None:
+def start_from_data(suite: Suite, batches: list[Any], *, centred: bool, furthest: float) -> None:
     """Give every dictionary the units of its own site and the mean of what it reconstructs, and scale its encoder so
     that what it adds to that mean is as long, for the median token of these batches, as what the target adds.
+
+    centred, furthest: see `scae.dictionaries.Unit.measure`.
 
     A median needs all tokens of a site at once, but no two sites need each other: the model runs once for as many sites
     as fit. In memory: `HELD` bytes of streams (or one site's: tokens x d_model x 2 numbers), two traces of a batch, and
@@ -32,7 +34,7 @@ def start_from_data(suite: Suite, batches: list[Any], *, centred: bool) -> None:
                 if site in seen:
                     seen[site].append(_Seen(x, trace.outputs[site.module], trace.live))
         for site in sites:
-            _start(suite, site, seen.pop(site), centred=centred)
+            _start(suite, site, seen.pop(site), centred=centred, furthest=furthest)
 
 
 class _Seen(NamedTuple):
@@ -57,11 +59,11 @@ def _that_fit(suite: Suite, bytes_of_a_stream: int) -> Iterator[list[Site]]:
     yield group
 
 
-def _start(suite: Suite, site: Site, seen: list[_Seen], *, centred: bool) -> None:
+def _start(suite: Suite, site: Site, seen: list[_Seen], *, centred: bool, furthest: float) -> None:
     own = suite[site]
     targets = torch.cat([one.target[one.live] for one in seen])
-    own.reads.measure(torch.cat([one.read[one.live] for one in seen]), centred=centred)
-    own.decoder.b.copy_(own.writes.measure(targets, centred=centred))
+    own.reads.measure(torch.cat([one.read[one.live] for one in seen]), centred=centred, furthest=furthest)
+    own.decoder.b.copy_(own.writes.measure(targets, centred=centred, furthest=furthest))
     buffers = {name: buffer.clone() for name, buffer in own.named_buffers()}
     made = []
     for one in seen:

@@ -100,7 +100,8 @@ def test_a_model_whose_scores_cannot_be_changed_is_refused(lm: LanguageModel, mo
 
 def test_the_embedded_model_is_trained_inside_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 24, "vocab_size": 260}
-    config = TinyModel(kind="tiny", steps=1, batch_size=1, lr=1.0, dtype="float32", **sizes)
+    optimizer = {"lr": 1.0, "warmup": 0.0, "decay": 0.0, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1}
+    config = TinyModel(kind="tiny", steps=1, batch_size=1, dtype="float32", **sizes, **optimizer)
     torch.manual_seed(0)
     network = build_tiny(config, train_tokenizer(["some text"], 260), context=9).double()
     module = TinyTraining(network, config, identity={})

@@ -47,7 +47,7 @@ def scene(tiny: SimpleNamespace, make_suite: Make, ragged: Make) -> SimpleNamesp
         suite[site].b_enc.data.zero_()
         suite[site].normalise_decoder()
         suite[site].W_enc.data.copy_(suite[site].W_dec.data)  # as in a new dictionary
-    start_from_data(suite, [windows(rare=False).batch(range(40))], centred=True)
+    start_from_data(suite, [windows(rare=False).batch(range(40))], centred=True, furthest=0.01)
     usual = dict(true_inputs(suite, ordinary))
     for site, x in true_inputs(suite, rare):
         dictionary = suite[site]

@@ -110,7 +110,7 @@ def experiment(lm: LanguageModel, make_suite: Make, activation: str, windows: To
     suite = make_suite(lm, activation=activation, n_features=24, auxk=auxk).float()
     objective = everything(auxk)
     traces = [lm.trace(batch.tokens, batch.live) for batch in map(windows.batch, (range(12), range(12, 24)))]
-    start_from_data(suite, [windows.batch(range(12))], centred=activation != "relu")
+    start_from_data(suite, [windows.batch(range(12))], centred=activation != "relu", furthest=0.01)
     losses = trained(suite, windows, objective, "plain", range(6)) + trained(
         suite, windows, objective, "spliced", range(2)
     )
@@ -175,19 +175,21 @@ def test_a_unit_makes_inputs_of_mean_square_one_whatever_a_few_tokens_do(centred
     generator = torch.Generator().manual_seed(0)
     x = 30 + 7 * torch.randn(1000, 16, generator=generator, dtype=torch.float64)
     unit = Unit(16).double()
-    mean = unit.measure(x, centred=centred)
+    mean = unit.measure(x, centred=centred, furthest=0.01)
     u = unit.enter(x)
     assert float(u.square().sum(1).mean()) == pytest.approx(16, rel=0.03)
     torch.testing.assert_close(unit.leave(u), x)
     assert float(mean.norm()) == pytest.approx(0 if centred else 4, abs=0.2)
     scale = float(unit.scale)
     x[::200] *= 1000
-    unit.measure(x, centred=centred)
+    unit.measure(x, centred=centred, furthest=0.01)
     assert float(unit.scale) == pytest.approx(scale, rel=0.02)
+    unit.measure(x, centred=centred, furthest=0.0)
+    assert float(unit.scale) > 10 * scale
 
 
 def test_the_unit_of_a_constant_is_one() -> None:
     unit = Unit(4)
-    unit.measure(torch.full((7, 4), 3.0), centred=True)
+    unit.measure(torch.full((7, 4), 3.0), centred=True, furthest=0.01)
     assert unit.scale == 1
     assert torch.equal(unit.enter(torch.full((2, 4), 3.0)), torch.zeros(2, 4))

@@ -209,7 +209,7 @@ def test_the_embedded_model(windows: TokenWindows, tmp_path: Path) -> None:
     )
     config = TinyModel(
         kind="tiny", d_model=8, n_layers=1, n_heads=2, d_mlp=8, vocab_size=260, steps=STEPS, batch_size=BATCH,
-        lr=0.01, dtype="float32",
+        lr=0.01, warmup=0.05, decay=0.5, beta1=0.9, beta2=0.95, weight_decay=0.1, dtype="float32",
     )  # fmt: skip
 
     class Sabotaged(TinyTraining):

@@ -145,7 +145,7 @@ def test_the_loss_falls(
     share: float,
 ) -> None:
     suite = make_suite(gpt2, n_features=24, auxk=AuxK(weight=0.0, k=3, dead_after=100))
-    start_from_data(suite, [data(windows, 1).batch(0, rank=0, world_size=1)], centred=True)
+    start_from_data(suite, [data(windows, 1).batch(0, rank=0, world_size=1)], centred=True, furthest=0.01)
     suite.connect(ragged(suite.layout))
     loss = objective(**weights)
     before = loss_of(suite, windows, loss, mode)
@@ -376,7 +376,7 @@ def test_a_new_suite_starts_from_the_data(
         suite[site].b_enc.data.zero_()
         suite[site].W_enc.data.mul_(50)  # far from where it will be
     batches = [data(windows, 3).batch(step, rank=0, world_size=1) for step in range(3)]
-    start_from_data(suite, batches, centred=centred)
+    start_from_data(suite, batches, centred=centred, furthest=0.01)
     traces = [gpt2.trace(b.tokens, b.live) for b in batches]
     fresh = make_suite(gpt2, activation=activation)  # of the same size, so that thresholds play no part
     fresh.load_state_dict({k: v for k, v in suite.state_dict().items() if "threshold" not in k}, strict=False)
@@ -406,7 +406,7 @@ def test_the_start_leaves_no_threshold_of_another_scale(
         suite[site].b_enc.data.zero_()
         suite[site].W_enc.data.mul_(50)
     batches = [data(windows, 3).batch(step, rank=0, world_size=1) for step in range(3)]
-    start_from_data(suite, batches, centred=True)
+    start_from_data(suite, batches, centred=True, furthest=0.01)
     fresh = make_suite(gpt2, activation="batchtopk").train()
     fresh.load_state_dict({k: v for k, v in suite.state_dict().items() if "threshold" not in k}, strict=False)
     trace = gpt2.trace(batches[0].tokens, batches[0].live)
@@ -456,7 +456,7 @@ def test_the_start_holds_the_streams_of_few_sites_at_a_time(
     """One site after the other, it comes to the same numbers as all together, to the bit."""
     batches = [data(windows, 3).batch(step, rank=0, world_size=1) for step in range(3)]
     together = make_suite(gpt2, activation="batchtopk").train()
-    start_from_data(together, batches, centred=True)
+    start_from_data(together, batches, centred=True, furthest=0.01)
     seen: list[weakref.ref] = []
     held = []
     run = gpt2.trace
@@ -470,7 +470,7 @@ def test_the_start_holds_the_streams_of_few_sites_at_a_time(
     monkeypatch.setattr(gpt2, "trace", trace)
     monkeypatch.setattr(start, "HELD", 1)
     apart = make_suite(gpt2, activation="batchtopk").train()
-    start_from_data(apart, batches, centred=True)
+    start_from_data(apart, batches, centred=True, furthest=0.01)
     assert len(held) == len(batches) * len(apart.sites)
     assert max(held) <= len(batches) + len(gpt2.paths.modules), "more than one site's, and the trace that was the last"
     for name, value in together.state_dict().items():

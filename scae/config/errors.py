@@ -181,6 +181,11 @@ def shown(value: Any) -> str:
     return shortened(repr(value))
 
 
+def null(value: Any) -> Any:
+    """None as the command line writes it, anything else as it is."""
+    return "null" if value is None else value
+
+
 def shortened(text: str) -> str:
     """A value that an error shows: the beginning of a long one."""
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text):,} characters)"

@@ -1,0 +1,30 @@
+"""`connectivity`: which features upstream a feature may read from, and what they are chosen by."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from scae.config.errors import null
+from scae.config.section import Count, Positive, Section
+
+
+class Connectivity(Section):
+    method: Literal["contribution", "random", "all", "none", "file"]
+    C: Count = Field(description="connections a feature may read from")
+    scope: Literal["joint", "per_site"] = Field(description="C over all upstream sites together, or for each of them")
+    weighting: Literal["all", "firing", "activation"] = Field(description="tokens the mean contribution is taken over")
+    tokens: Positive = Field(description="training tokens that the contributions are measured on")
+    chunk_mb: Positive = Field(description="bound on the score matrix held at a time")
+    budget: Literal["even", "by_score"] = Field(
+        description="C for every feature, or as many in all where they matter most; scope=per_site is always even"
+    )
+    spread: Positive = Field(description="budget=by_score: a feature gets between C / spread and C x spread")
+    path: str | None = Field(description="method=file: a connections .safetensors")
+
+    def problems(self, key: str) -> Iterator[str]:
+        if (self.method == "file") != (self.path is not None):
+            yield (
+                f"{key}.path={null(self.path)}: {key}.method=file needs a connections .safetensors, the other methods "
+                f"null; found {key}.method={self.method}"
+            )

@@ -1,0 +1,60 @@
+"""`loss` and `pretrain.loss`: every term of a loss, each with a weight; 0: it is not computed.
+
+The equations are in `scae.objectives`.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from scae.config.section import Layers, Rate, Section, Weight
+
+
+class Recon(Section):
+    weight: Weight
+    kind: Literal["fvu", "mse", "huber"]
+    knee: Rate = Field(description="kind=huber: the error, in units of its site, beyond which the loss is linear")
+
+
+class BlockMse(Section):
+    weight: Weight
+    layers: Layers = Field(description="layers after which the residual streams are compared")
+
+
+class LogitKl(Section):
+    weight: Weight
+    temperature: Annotated[float, Field(gt=0, le=10**6)]
+
+
+class CrossEntropy(Section):
+    weight: Weight
+
+
+class Sparsity(Section):
+    """Weighs what a type of dictionary has to pay for: vanilla the L1 norm, types that pick their number nothing."""
+
+    weight: Weight
+
+
+class AuxK(Section):
+    weight: Weight = Field(description="of what dead features (`sae.auxk`) leave of the error of a token")
+
+
+BESIDE = ("sparsity", "auxk")
+"""Terms that keep a dictionary in order; none of them trains it to reconstruct anything."""
+
+
+class Loss(Section):
+    recon: Recon
+    block_mse: BlockMse
+    logit_kl: LogitKl
+    ce: CrossEntropy
+    sparsity: Sparsity
+    auxk: AuxK
+
+    def problems(self, key: str) -> Iterator[str]:
+        terms = [term for term in Loss.model_fields if term not in BESIDE]
+        if not any(getattr(self, term).weight for term in terms):
+            weights = ", ".join(f"{key}.{term}.weight" for term in terms)
+            yield f"{key}: every weight is 0; needed: more than 0 for at least one of {weights}"

@@ -1,0 +1,100 @@
+"""The rules that cross groups. Those between the keys of one group are the `problems` of its section."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from scae.config.errors import null, shortened
+from scae.config.model import TinyModel
+from scae.config.section import Section
+from scae.config.whole import Config
+
+BYTES_A_WEIGHT = 2 * 4 * 4  # encoder and decoder; float32; weight, gradient and Adam's two moments
+
+
+def problems_of(config: Config) -> Iterator[str]:
+    """All that is wrong with values that are each allowed by themselves, on this machine."""
+    for key, section in config:
+        if isinstance(section, Section):
+            yield from section.problems(key)
+    if isinstance(config.model, TinyModel):  # other models say what they are when they are opened
+        yield from shape_problems(config, d_model=config.model.d_model, n_layers=config.model.n_layers)
+    yield from _batch_problems(config)
+    yield from _stage_problems(config)
+    yield from _missing_files(config)
+    yield from _unwritable(config)
+
+
+def shape_problems(config: Config, *, d_model: int, n_layers: int) -> Iterator[str]:
+    """What a model of this shape has no room for."""
+    sae = config.sae
+    if sae.picked is not None and sae.features is None and sae.picked > sae.size(d_model):
+        yield (
+            f"sae.k={sae.picked}: more than the {sae.size(d_model)} features of sae.expansion={null(sae.expansion)} x "
+            f"{d_model}, the model's d_model; lower sae.k or raise sae.expansion"
+        )
+    for key, layers in _layer_lists(config):
+        if any(layer >= n_layers for layer in layers):
+            yield f"{key}={layers}: the model has {n_layers} layers; allowed: 0 to {n_layers - 1}"
+    yield from _memory_problems(config, d_model, n_layers)
+
+
+def _layer_lists(config: Config) -> Iterator[tuple[str, list[int]]]:
+    for key, layers in (
+        ("sites.layers", config.sites.layers),
+        ("loss.block_mse.layers", config.loss.block_mse.layers),
+        ("pretrain.loss.block_mse.layers", config.pretrain.loss.block_mse.layers),
+    ):
+        if layers != "all":
+            yield key, layers
+
+
+def _memory_problems(config: Config, d_model: int, n_layers: int) -> Iterator[str]:
+    """A suite that this machine cannot hold while it trains, whatever else needs memory."""
+    sae, layers = config.sae, config.sites.layers
+    key, found = ("sae.features", sae.features) if sae.features is not None else ("sae.expansion", sae.expansion or 0)
+    n_sites = len(config.sites.kinds) * (n_layers if layers == "all" else len(layers))
+    needed = n_sites * sae.size(d_model) * d_model * BYTES_A_WEIGHT
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        yield (
+            f"{key}={found}: with model.d_model={d_model} and model.n_layers={n_layers}, {n_sites} dictionaries of "
+            f"{sae.size(d_model):,} features take {needed / 1e9:,.0f} GB to train, this machine has "
+            f"{memory / 1e9:,.0f} GB; allowed: at most {memory * found // needed}"
+        )
+
+
+def _batch_problems(config: Config) -> Iterator[str]:
+    trainer = config.trainer
+    for key, training in (("pretrain", config.pretrain), ("finetune", config.finetune)):
+        if trainer.devices != "auto" and training.batch_size % (trainer.devices * trainer.num_nodes):
+            yield (
+                f"{key}.batch_size={training.batch_size}: must be a multiple of the number of processes "
+                f"(trainer.devices={trainer.devices} x trainer.num_nodes={trainer.num_nodes})"
+            )
+
+
+def _stage_problems(config: Config) -> Iterator[str]:
+    for stage in config.force:
+        if stage not in config.stages:
+            yield f"force={config.force}: {stage} is not among stages={config.stages}"
+
+
+def _missing_files(config: Config) -> Iterator[str]:
+    for key, path in (("connectivity.path", config.connectivity.path), ("ckpt_path", config.ckpt_path)):
+        if path is not None and not os.path.isfile(path):  # also where no file can have that name
+            yield f"{key}={shortened(path)}: no such file"
+
+
+def _unwritable(config: Config) -> Iterator[str]:
+    for key, path in (("paths.artifacts", config.paths.artifacts), ("paths.output", config.paths.output)):
+        folder = Path(path).absolute()
+        try:
+            nearest = next(part for part in (folder, *folder.parents) if part.exists())
+        except OSError as error:
+            yield f"{key}={shortened(path)}: {error.strerror}; needed: a folder, or a place where one can be made"
+            continue
+        if not nearest.is_dir():
+            yield f"{key}={path}: {nearest} is a file; needed: a folder, or a place where one can be made"
+        elif not os.access(nearest, os.W_OK | os.X_OK):
+            yield f"{key}={path}: nothing can be written into {nearest}; needed: a folder that can be written"

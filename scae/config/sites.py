@@ -1,0 +1,12 @@
+"""`sites`: where the model gets a dictionary."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from scae.config.section import Layers, Section, distinct
+
+
+class Sites(Section):
+    layers: Layers
+    kinds: Annotated[list[Literal["attn", "mlp"]], Field(min_length=1), AfterValidator(distinct)]

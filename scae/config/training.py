@@ -1,0 +1,55 @@
+"""`pretrain` and `finetune`: how the suite learns, first every dictionary by itself, then along its connections."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
+
+from scae.config.loss import Loss
+from scae.config.schedule import Decay, Warmup, schedule_problems
+from scae.config.section import Fraction, FromZero, Positive, Rate, Section
+
+
+class Training(Section):
+    """One training stage of the suite."""
+
+    steps: Positive
+    batch_size: Positive = Field(description="windows an optimiser micro-step, over all devices")
+    lr: Rate
+    warmup: Warmup
+    decay: Decay
+    unit_norm: bool = Field(description="keep decoder rows at norm 1, projecting their gradients")
+
+    def problems(self, key: str) -> Iterator[str]:
+        yield from schedule_problems(key, self.warmup, self.decay)
+
+
+class Start(Section):
+    """What a new suite takes from the model before it is trained: the unit of each site, biases and scales."""
+
+    batches: Positive = Field(description="micro-steps, the first, that it is taken from")
+    furthest: FromZero = Field(
+        description="share of the tokens, those furthest from the median, that are left out where a unit is measured"
+    )
+
+
+class Pretrain(Training):
+    loss: Loss
+    start: Start
+
+    def problems(self, key: str) -> Iterator[str]:
+        yield from super().problems(key)
+        yield from self.loss.problems(f"{key}.loss")
+
+
+class Regrow(Section):
+    """Connections that move during finetuning, where they were chosen by contribution; any others stay."""
+
+    every: Positive | None = Field(description="steps between two rounds; null: the connections stay")
+    share: Fraction = Field(description="of a feature's connections, those that the first round may move at most")
+    until: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the steps over which `share` falls to 0")
+    batches: Positive = Field(description="micro-steps, the latest, that a round measures on")
+
+
+class Finetune(Training):
+    regrow: Regrow
