@@ -4,6 +4,12 @@
     attn    the attention of its layer     that same output              the heads of the attention
     mlp     the MLP of its layer           what the MLP reads            the stream itself
 
+Two more have no dictionary that could be trained. `embed` is a source: its features are the tokens of the vocabulary,
+one is active at each position, and its decoder rows are what the model's embedding writes. `unembed` is a sink: its
+features are the next tokens, its encoder rows those of the unembedding, its pre-activations the logits. With them a
+feature reads only those tokens, and a prediction only those features, that it is connected to (`sites.embed`,
+`sites.unembed`).
+
 A dictionary that reads what it replaces is an autoencoder, one that reads the input of what it replaces a transcoder.
 The path is how the residual stream reaches what is read: the dense and the pruned pass follow it, and the virtual
 weight of a connection is measured along it. A further kind of site is one more row of `KINDS`.
@@ -13,32 +19,35 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from scae.lm.modules import EMBED, UNEMBED, Levels, Module
 from scae.lm.modules import Kind as ModuleKind
-from scae.lm.modules import Levels, Module
-from scae.lm.paths import Attention, Direct, LinearPaths, Path
+from scae.lm.paths import Attention, Direct, LinearPaths, Path, ToLogits
 
-Kind = Literal["attn", "mlp"]
+Kind = Literal["embed", "attn", "mlp", "unembed"]
 
 
 @dataclass(frozen=True)
 class Rule:
     """What a kind of site is. replaces: the module whose output a reconstruction takes the place of; transcoder: the
-    dictionary reads what that module reads, and not what it writes; path: how the stream reaches what is read."""
+    dictionary reads what that module reads, and not what it writes; path: how the stream reaches what is read, None
+    where it does not."""
 
     replaces: ModuleKind
     transcoder: bool
-    path: type[Path]
+    path: type[Path] | None
 
 
 KINDS: dict[Kind, Rule] = {
+    "embed": Rule(replaces="embed", transcoder=False, path=None),
     "attn": Rule(replaces="attn", transcoder=False, path=Attention),
     "mlp": Rule(replaces="mlp", transcoder=True, path=Direct),
+    "unembed": Rule(replaces="unembed", transcoder=True, path=ToLogits),
 }
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place in one layer for a dictionary; written `"3.attn"`."""
+    """A place for a dictionary; written `"3.attn"`, or `"embed"` and `"unembed"` where there is one of it."""
 
     layer: int
     kind: Kind
@@ -46,13 +55,19 @@ class Site:
     @classmethod
     def parse(cls, text: str) -> "Site":
         layer, _, kind = text.partition(".")
-        for known in KINDS:
+        for end in (SOURCE, SINK):
+            if text == str(end):
+                return end
+        for known in IN_LAYERS:
             if layer.isdigit() and kind == known:
                 return cls(int(layer), known)
-        raise ValueError(f"'{text}' is no site: write LAYER.KIND with kind one of {', '.join(KINDS)}, as in '3.attn'")
+        raise ValueError(
+            f"'{text}' is no site: write LAYER.KIND with kind one of {', '.join(IN_LAYERS)}, as in '3.attn', or one of "
+            f"{SOURCE}, {SINK}"
+        )
 
     def __str__(self) -> str:
-        return f"{self.layer}.{self.kind}"
+        return self.kind if self in (SOURCE, SINK) else f"{self.layer}.{self.kind}"
 
     @property
     def module(self) -> Module:
@@ -64,7 +79,15 @@ class Site:
         return KINDS[self.kind].transcoder
 
     def path(self, weights: LinearPaths) -> Path:
-        return KINDS[self.kind].path(weights, self.module)
+        """How the residual stream reaches what is read here; raises ValueError where it does not."""
+        path = KINDS[self.kind].path
+        if path is None:
+            raise ValueError(f"no linear path of the residual stream leads to {self}")
+        return path(weights, self.module)
+
+
+SOURCE, SINK = Site(EMBED.layer, "embed"), Site(UNEMBED.layer, "unembed")
+IN_LAYERS = tuple(kind for kind in KINDS if kind not in (SOURCE.kind, SINK.kind))
 
 
 def in_order(sites: Iterable[Site], levels: Levels) -> list[list[Site]]:

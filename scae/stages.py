@@ -31,6 +31,7 @@ from scae.lm.tiny import TinyTraining, build_tiny, save_tiny
 from scae.objectives import Objective
 from scae.plan import Finetuned, Plan, Selection
 from scae.selection import choose, describe, shuffled
+from scae.sites import SINK, SOURCE
 from scae.suite import Mode, Suite, choose_sites, thresholds
 from scae.suite.files import load, save
 from scae.training import (
@@ -135,7 +136,8 @@ class Stages:
         if not isinstance(config.model, TinyModel) and is_first_process():
             warn_if_no_better(self.lm, self.windows[0], partial(self.sample, config.evaluation.first_look))
         sites = choose_sites(self.lm.paths, config.sites.layers, list(config.sites.kinds))
-        suite = Suite.from_config(config.sae, sites, self.lm).to(self.device)
+        ends = [end for end, wanted in ((SOURCE, config.sites.embed), (SINK, config.sites.unembed)) if wanted]
+        suite = Suite.from_config(config.sae, sites, self.lm, ends=ends).to(self.device)
         suite.chunk_mb = config.trainer.chunk_mb
         objective = Objective.from_config(config.pretrain.loss, config.sae)
         mode: Mode = "spliced" if objective.reads_stream else "plain"

@@ -10,3 +10,5 @@ from scae.config.section import Layers, Section, distinct
 class Sites(Section):
     layers: Layers
     kinds: Annotated[list[Literal["attn", "mlp"]], Field(min_length=1), AfterValidator(distinct)]
+    embed: bool = Field(description="whether features read tokens along connections only; false: from the base, all")
+    unembed: bool = Field(description="whether logits read features along connections only; false: from all of them")

@@ -8,6 +8,7 @@ from scae.dictionaries.types import create
 from scae.dictionaries.types.batchtopk import BatchTopK
 from scae.dictionaries.types.topk import TopK
 from scae.dictionaries.types.vanilla import ReLU
+from scae.dictionaries.unit import Unit
 
 __all__ = [
     "CHUNK_MB",
@@ -20,5 +21,6 @@ __all__ = [
     "ReLU",
     "Shape",
     "TopK",
+    "Unit",
     "create",
 ]

@@ -3,7 +3,7 @@
 from scae.kernels.arrivals import Arrivals, Upstream
 from scae.kernels.code import SparseCode, Support
 from scae.kernels.edges import Edges
-from scae.kernels.ops import arrive, decode, edge_weights, encode_at, largest, tally, use
+from scae.kernels.ops import arrive, arrive_everywhere, decode, edge_weights, encode_at, largest, tally, use
 
 __all__ = [
     "Arrivals",
@@ -12,6 +12,7 @@ __all__ = [
     "Support",
     "Upstream",
     "arrive",
+    "arrive_everywhere",
     "decode",
     "edge_weights",
     "encode_at",

@@ -80,6 +80,20 @@ def arrive(arrivals: Arrivals) -> Float[Tensor, "token down"]:
     return _arrive(up.crow, up.col, up.value.detach(), arrivals.weight.detach(), arrivals.mover, arrivals.edges.tensors)
 
 
+def arrive_everywhere(arrivals: Arrivals) -> Float[Tensor, "token down"]:
+    """`arrive` with its gradients, for sites that keep every feature: they cost (tokens) x (connections)."""
+    value, up, edges = arrive(arrivals), arrivals.upstream, arrivals.edges
+    if not torch.is_grad_enabled():
+        return value
+    n_tokens, n_down = value.shape
+    crow = torch.arange(0, value.numel() + 1, n_down, device=value.device)
+    col = torch.arange(n_down, device=value.device).repeat(n_tokens)
+    passed = _arrived_at(
+        value.flatten(), up.value, arrivals.weight, crow, col, up.crow, up.col, arrivals.mover, edges.tensors
+    )
+    return passed.view_as(value)
+
+
 def edge_weights(
     edges: Edges, read: Float[Tensor, "down head r"], write: Float[Tensor, "up head r"]
 ) -> Float[Tensor, "edge head"]:

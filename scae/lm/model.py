@@ -6,10 +6,12 @@ from typing import Any
 import torch
 
 from scae.lm.borders import hide_others
-from scae.lm.modules import Module
+from scae.lm.modules import EMBED, Module
 from scae.lm.paths import LinearPaths
 from scae.lm.trace import Trace
-from scae.typing import Int, Live, Stream, Tensor
+from scae.typing import Float, Int, Live, Stream, Tensor
+
+ROWS = 1024  # tokens of the vocabulary that are looked up at a time
 
 Replace = Callable[[Module, Stream | None, Stream], Stream]
 """(module, what it read where that was asked for, what it wrote) -> what is written instead."""
@@ -55,6 +57,18 @@ class LanguageModel:
         return tokens, live
 
     @torch.no_grad()
+    def token_rows(self) -> Float[Tensor, "vocab d_model"]:
+        """What the embedding writes for each token of the vocabulary, at the first position."""
+        rows: list[Tensor] = []
+        for tokens in torch.arange(len(self.paths.b_U), device=self.device).split(ROWS):
+            kept: dict[str, Tensor] = {}
+            self.bridge.run_with_hooks(
+                tokens[:, None], fwd_hooks=[(EMBED.hook_out, _keep(kept, EMBED.hook_out))], stop_at_layer=1
+            )
+            rows.append(kept[EMBED.hook_out][:, 0].to(self.paths.W_U.dtype))
+        return torch.cat(rows)
+
+    @torch.no_grad()
     def trace(
         self,
         text: str | Int[Tensor, "batch pos"],
@@ -74,7 +88,7 @@ class LanguageModel:
             tokens = text
             live = torch.ones_like(tokens, dtype=torch.bool) if live is None else live
         kept: dict[str, Tensor] = {}
-        names: set[str | None] = {"blocks.0.hook_resid_pre"}
+        names: set[str | None] = {EMBED.hook_out}
         for module in self.paths.modules:
             names |= {module.hook_out, self._hook_scale(module)}
             if patterns and module.kind == "attn":
@@ -99,7 +113,7 @@ class LanguageModel:
         return Trace(
             tokens=tokens,
             live=live,
-            embed=stream("blocks.0.hook_resid_pre"),
+            embed=stream(EMBED.hook_out),
             outputs={module: stream(module.hook_out) for module in self.paths.modules},
             scales={module: scale(module) for module in self.paths.modules},
             patterns={module.layer: pattern(module) for module in self.paths.modules if module.kind == "attn"}

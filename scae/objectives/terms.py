@@ -43,6 +43,8 @@ class Comparison:
     @cached_property
     def logits(self) -> Float[Tensor, "scored vocab"]:
         """The suite's predictions."""
+        if self.out.logits is not None:
+            return self.out.logits[:, :-1][self.scored]
         return self._predictions(self.out.residual())
 
     @cached_property

@@ -9,6 +9,7 @@ Without the edge (i, j) the activation of i is off by about score_ij at the n_i 
 reconstruction by |D_i| score_ij: the square of the measure is the error that the edge spares, as a share of what the
 site writes. It has no unit, so sites compare. Errors of different edges add up as if independent: an assumption.
 
+An error of a logit is no error of a site: connections into the sink (`sites.unembed`) are always shared out evenly.
 No feature gets fewer than C / spread connections or more than C x spread. Only these candidates are held.
 """
 
@@ -62,12 +63,12 @@ def by_score(
     """The first C / spread of every feature, then the most important of all, as many as `even`; ties by order."""
     if not candidates:  # no site reads from another
         return {}
-    total = sum(int(_first(these, C).sum()) for these in candidates.values())
+    total = sum(int(strongest(these, C).sum()) for these in candidates.values())
     measure = torch.cat(
         [
             (these.score.double() * importance[site][:, None])
             .masked_fill(these.score == 0, -1.0)
-            .masked_fill(_first(these, C // spread), torch.inf)
+            .masked_fill(strongest(these, C // spread), torch.inf)
             .flatten()
             for site, these in candidates.items()
         ]
@@ -78,5 +79,6 @@ def by_score(
     return {site: part.view_as(these.score) for part, (site, these) in zip(parts, candidates.items(), strict=True)}
 
 
-def _first(candidates: Candidates, count: int) -> Bool[Tensor, "down rank"]:
+def strongest(candidates: Candidates, count: int) -> Bool[Tensor, "down rank"]:
+    """The first `count` of every feature."""
     return (torch.arange(candidates.score.shape[1]) < count) & (candidates.score > 0)

@@ -8,7 +8,7 @@ import torch
 
 from scae.config import ConfigError, Connectivity
 from scae.connections import Connections, Inputs
-from scae.selection.budgets import Candidates, Chosen, by_score, even, importance
+from scae.selection.budgets import Candidates, Chosen, by_score, even, importance, strongest
 from scae.selection.sample import Traces, record
 from scae.selection.scores import chunks, mean_contributions
 from scae.sites import Site
@@ -65,8 +65,10 @@ def _by_contribution(config: Connectivity, suite: Suite, traces: Traces) -> tupl
         chosen = even(candidates)
     else:
         candidates = _candidates(config, suite, score, config.C * config.spread, tokens=tokens)
-        weights = {site: importance(suite, site, sample.records) for site in candidates}
-        chosen = by_score(candidates, weights, config.C, config.spread)
+        of_dictionaries = {site: these for site, these in candidates.items() if site in suite}
+        weights = {site: importance(suite, site, sample.records) for site in of_dictionaries}
+        chosen = by_score(of_dictionaries, weights, config.C, config.spread)
+        chosen |= {site: strongest(these, config.C) for site, these in candidates.items() if site not in suite}
     return _connections(suite, candidates, chosen), _kept(candidates, chosen)
 
 

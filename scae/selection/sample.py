@@ -79,7 +79,7 @@ def record(suite: Suite, traces: Traces, *, megabytes: int) -> Sample[Record]:
 
     @torch.no_grad()
     def measure(trace: Trace) -> Record:
-        return Record(trace.live, trace.scales, suite(trace, mode="plain").codes)
+        return Record(trace.live, suite.scales(trace), suite(trace, mode="plain").codes | suite.codes_of_ends(trace))
 
     with suite.inference():
         return Sample(suite, traces, measure, megabytes=megabytes)

@@ -58,16 +58,16 @@ def summed_contributions(
 ) -> Float[Tensor, "down up"]:
     """`sum_t w_i(t) c_ij(t)` over all records, whatever the weights are, of all upstream features for `rows`."""
     path, layout, upstream = suite.path(site), suite.layout, suite.layout.upstream(site)
-    n_heads, n_rows = path.n_heads, rows.stop - rows.start
-    total = suite[site].encoder.W.new_zeros(layout.n_upstream(site), n_heads, n_rows)
+    reads, n_heads, n_rows = suite.reads(site), path.n_heads, rows.stop - rows.start
+    total = reads.rows.new_zeros(layout.n_upstream(site), n_heads, n_rows)
     for one, pattern in zip(sample.records, sample.patterns(site), strict=True):
         at_keys = path.move_back(weights(one), one.scales[site.module], pattern).flatten(1)
         for up in upstream:
             start = layout.offset(up)
             total[start : start + layout.size(up)] += tally(one.codes[up], at_keys).view(-1, n_heads, n_rows)
-    readers = path.readers(suite[site].encoder.W[rows] / suite[site].reads.scale)
-    decoded = (suite[up].decoder.rows(site.module) * suite[up].writes.scale for up in upstream)
-    writers = torch.cat([path.writers(rows_of_one) for rows_of_one in decoded])
+    readers = path.readers(reads.rows[rows] / reads.scale)
+    written = [suite.writes(up, site.module) for up in upstream]
+    writers = torch.cat([path.writers(one.rows * one.scale) for one in written])
     score = torch.zeros(readers.shape[0], writers.shape[0], dtype=readers.dtype, device=readers.device)
     for h in range(readers.shape[1]):
         score += readers[:, h] @ writers[:, h].T * total[:, h].T

@@ -1,6 +1,6 @@
 """Dictionaries at their sites in a model, and the connections between their features: what the passes run over."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from torch import nn
@@ -8,9 +8,12 @@ from torch import nn
 from scae.config import AuxK
 from scae.connections import Connections, Layout
 from scae.dictionaries import CHUNK_MB, Dictionary
-from scae.lm import LanguageModel, Module, Path
-from scae.sites import Site
-from scae.suite.virtual_weights import Input, VirtualWeights
+from scae.kernels import SparseCode
+from scae.lm import UNEMBED, LanguageModel, Module, Path, Trace
+from scae.sites import SINK, SOURCE, Site
+from scae.suite.ends import Sink, Source
+from scae.suite.virtual_weights import Input, Rows, VirtualWeights
+from scae.typing import Float, Tensor
 
 Mode = Literal["plain", "spliced", "dense", "pruned"]
 
@@ -18,6 +21,7 @@ Mode = Literal["plain", "spliced", "dense", "pruned"]
 class Assembly(nn.Module):
     """The dictionaries by site; what runs them is `scae.suite.Suite`.
 
+    sites: those with a dictionary, in order; `layout` has the source and the sink too, where there are any.
     lm: the frozen model, a plain attribute: not saved, not optimised, not synchronised.
     auxk: when a feature counts as dead, and how it is revived in training; None: never, not at all.
     chunk_mb: what the pre-activations of a site, and what its connections need on the way to them, may take at a time.
@@ -27,21 +31,31 @@ class Assembly(nn.Module):
     chunk_mb: int = CHUNK_MB
     threshold_pass: Mode | None = None
 
-    def __init__(self, dictionaries: Mapping[Site, Dictionary], lm: LanguageModel, *, auxk: AuxK | None = None) -> None:
+    def __init__(
+        self,
+        dictionaries: Mapping[Site, Dictionary],
+        lm: LanguageModel,
+        *,
+        ends: Collection[Site] = (),
+        auxk: AuxK | None = None,
+    ) -> None:
+        """ends: SOURCE, SINK, both or none; without one, the embedding belongs to the base of every feature, and every
+        feature takes part in every prediction."""
         super().__init__()
         self.lm = lm
         self.auxk = auxk
-        self.layout = Layout.of({site: own.n_features for site, own in dictionaries.items()}, lm.paths.levels)
-        if set(self.layout.sites) != set(dictionaries):
-            names = ", ".join(map(str, dictionaries))
+        self.source = Source(lm) if SOURCE in ends else None
+        self.sink = Sink(lm) if SINK in ends else None
+        sizes = {site: own.n_features for site, own in dictionaries.items()}
+        sizes |= {site: end.n_features for site, end in ((SOURCE, self.source), (SINK, self.sink)) if end is not None}
+        self.layout = Layout.of(sizes, lm.paths.order)
+        if set(self.layout.sites) != set(sizes):
+            names = ", ".join(map(str, sizes))
             raise ValueError(f"needed: sites in layers of the model, no two at one module; got {names}")
-        self.dictionaries = nn.ModuleDict({_key(site): dictionaries[site] for site in self.layout.sites})
-        self._at = {site.module: site for site in self.layout.sites}
+        self.sites = tuple(site for site in self.layout.sites if site in dictionaries)
+        self.dictionaries = nn.ModuleDict({_key(site): dictionaries[site] for site in self.sites})
+        self._at = {site.module: site for site in self.sites}
         self.connect(Connections.complete(self.layout))
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        return self.layout.sites
 
     @property
     def revives(self) -> AuxK | None:
@@ -52,26 +66,47 @@ class Assembly(nn.Module):
         return self.dictionaries[_key(site)]  # type: ignore[return-value]
 
     def __contains__(self, site: object) -> bool:
-        return site in self.layout.sites
+        return site in self.sites
 
     def site_at(self, module: Module) -> Site | None:
         """The site whose dictionary replaces what this module writes; None where there is none."""
         return self._at.get(module)
 
+    def reads(self, site: Site) -> Rows:
+        """The encoder rows of a site, or of the sink."""
+        if site == SINK and self.sink is not None:
+            return Rows(self.sink.rows, self.sink.rows.new_ones(()))
+        return Rows(self[site].encoder.W, self[site].reads.scale)
+
+    def writes(self, site: Site, reader: Module) -> Rows:
+        """The decoder rows of a site, or of the source, as `reader` meets them on the stream."""
+        if site == SOURCE and self.source is not None:
+            return Rows(self.source.rows(reader), self.source.writes.scale)
+        return Rows(self[site].decoder.rows(reader), self[site].writes.scale)
+
+    def codes_of_ends(self, trace: Trace) -> dict[Site, SparseCode]:
+        """The tokens of a run as activations of the source, and those that follow as activations of the sink."""
+        ends = {SOURCE: self.source, SINK: self.sink}
+        return {site: end.code(trace) for site, end in ends.items() if end is not None}
+
+    def scales(self, trace: Trace) -> dict[Module, Float[Tensor, "batch pos 1"]]:
+        """By what the stream is divided on its way to each module, in the clean run; to the sink, too."""
+        return trace.scales if self.sink is None else trace.scales | {UNEMBED: self.path(SINK).scales(trace)}
+
     def path(self, site: Site) -> Path:
-        """How the residual stream reaches what the dictionary of `site` reads."""
+        """How the residual stream reaches what is read at `site`."""
         return site.path(self.lm.paths)
 
     @property
     def connections(self) -> Connections:
-        """Which features each feature reads from in the pruned pass; a new suite has all of them."""
+        """Which features each feature reads from in the pruned pass; a new suite has all connections."""
         return self.virtual.connections
 
     def connect(self, connections: Connections) -> None:
         """Let the pruned pass run along these connections."""
         if connections.layout != self.layout:
             raise ValueError(f"connections of {connections.layout} cannot join a suite of {self.layout}")
-        self.virtual = VirtualWeights(connections, self.__getitem__, self.path)
+        self.virtual = VirtualWeights(connections, reads=self.reads, writes=self.writes, path=self.path)
 
     def inputs(self, site: Site | str, feature: int) -> list[Input]:
         """The connections into one feature, strongest first by the size of the virtual weight."""

@@ -2,7 +2,7 @@
 
 `suite.json` holds what is needed to make dictionaries that the weights fit into, and nothing of how they were trained:
 
-    {"format": 5, "threshold_pass": "pruned",
+    {"format": 5, "threshold_pass": "pruned", "ends": [],
      "dictionaries": {"0.attn": {"type": "topk", "k": 16,
                                  "shape": {"n_features": 512, "d_in": 64, "d_out": 64, "transcoder": false}}, ...}}
 
@@ -15,11 +15,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from scae.connections import Connections
 from scae.dictionaries import Shape, create
 from scae.lm import LanguageModel
-from scae.sites import Site
+from scae.sites import SOURCE, Site
 from scae.suite.suite import Suite
 
 FORMAT = 5
@@ -32,9 +33,12 @@ def save(suite: Suite, folder: Path) -> None:
         for site in suite.sites
         for name, value in suite[site].state_dict().items()
     }
+    if suite.source is not None:
+        tensors |= {f"{SOURCE}.{name}": value.cpu() for name, value in suite.source.state_dict().items()}
     save_file(tensors, folder / "suite.safetensors")
     dictionaries = {str(site): suite[site].spec | {"shape": asdict(suite[site].shape)} for site in suite.sites}
-    note = {"format": FORMAT, "threshold_pass": suite.threshold_pass, "dictionaries": dictionaries}
+    ends = [str(site) for site in suite.layout.sites if site not in suite]
+    note = {"format": FORMAT, "threshold_pass": suite.threshold_pass, "ends": ends, "dictionaries": dictionaries}
     (folder / "suite.json").write_text(json.dumps(note, indent=2) + "\n")
     if not suite.connections.is_complete:
         suite.connections.save(folder / "connections.safetensors")
@@ -50,10 +54,13 @@ def load(folder: Path, lm: LanguageModel) -> Suite:
         tensors = load_file(folder / "suite.safetensors")
     except SafetensorError as error:
         raise ValueError(f"{folder / 'suite.safetensors'} is damaged: {error}") from error
-    for site in suite.sites:
+    parts: dict[Site, nn.Module] = {site: suite[site] for site in suite.sites}
+    if suite.source is not None:
+        parts[SOURCE] = suite.source
+    for site, part in parts.items():
         own = {name.removeprefix(f"{site}."): t for name, t in tensors.items() if name.startswith(f"{site}.")}
         try:
-            suite[site].load_state_dict(own, strict=True)
+            part.load_state_dict(own, strict=True)
         except RuntimeError as error:
             raise ValueError(f"{folder / 'suite.safetensors'}: {site} does not fit suite.json: {error}") from error
     if (folder / "connections.safetensors").is_file():
@@ -80,7 +87,7 @@ def _described(file: Path, lm: LanguageModel) -> Suite:
                     f"the model has d_model={lm.paths.d_model}"
                 )
             dictionaries[Site.parse(name)] = create(shape, **one)
-        suite = Suite(dictionaries, lm)
+        suite = Suite(dictionaries, lm, ends=list(map(Site.parse, note["ends"])))
         suite.threshold_pass = note["threshold_pass"]
     except Exception as error:  # whatever a damaged file breaks on, the reader of the message needs its name
         raise ValueError(f"{file} is no description of a suite: {error}") from error

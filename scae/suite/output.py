@@ -16,7 +16,8 @@ class SuiteOutput:
     activations of its features; outputs: what every module leaves on the stream, in order, `[batch, pos, d_model]`:
     the reconstruction of its dictionary at live positions, the model's own output elsewhere and where there is no
     dictionary; units: by site, the size of what its dictionary takes for 1; aux: by name and site, what a loss asked
-    the dictionaries for (`scae.dictionaries.Encoded`), by token where it is.
+    the dictionaries for (`scae.dictionaries.Encoded`), by token where it is; logits: what the sink of the suite
+    predicts, None where there is none and predictions follow from the final stream.
     """
 
     embed: Stream
@@ -25,6 +26,7 @@ class SuiteOutput:
     outputs: dict[Module, Stream]
     units: dict[Site, Float[Tensor, ""]] = field(default_factory=dict)
     aux: dict[str, dict[Site, Tensor]] = field(default_factory=dict)
+    logits: Float[Tensor, "batch pos vocab"] | None = None
 
     @property
     def reconstructions(self) -> dict[Site, Stream]:

@@ -36,7 +36,7 @@ import torch
 
 from scae.kernels import Arrivals, SparseCode, Upstream, arrive
 from scae.lm import Module, Trace
-from scae.sites import Site
+from scae.sites import SINK, Site
 from scae.suite.assembly import Assembly
 from scae.suite.output import SuiteOutput
 from scae.typing import Float, Stream, Tensor
@@ -85,7 +85,7 @@ def dense(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutp
             collector.replace(site, suite[site].shift(_tokens(suite.path(site).read(stream, trace))))
         for module in level:
             stream = stream + collector.outputs[module]
-    return collector.output()
+    return collector.output(_logits(suite, stream, None, trace))
 
 
 def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), observe: Observe | None = None) -> SuiteOutput:
@@ -93,8 +93,8 @@ def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), observe: Ob
     if suite.connections.is_complete:
         return dense(suite, trace, aux)
     collector = _Collector(suite, trace, aux)
-    base = trace.embed
-    codes: list[SparseCode] = []  # of the levels before
+    base = trace.embed if suite.source is None else suite.source.constant(trace)
+    codes = [] if suite.source is None else [suite.source.code(trace)]  # of the levels before
     for level in suite.lm.paths.levels:
         upstream = Upstream.from_codes(codes) if codes else None
         for site in filter(None, map(suite.site_at, level)):
@@ -107,7 +107,7 @@ def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), observe: Ob
         for module in level:
             base = base + _constant_part(suite, module, trace)
         codes += [collector.codes[site] for site in map(suite.site_at, level) if site is not None]
-    return collector.output()
+    return collector.output(_logits(suite, base, Upstream.from_codes(codes) if codes else None, trace))
 
 
 def _arrivals(suite: Assembly, site: Site, upstream: Upstream | None, trace: Trace) -> Arrivals | None:
@@ -115,8 +115,17 @@ def _arrivals(suite: Assembly, site: Site, upstream: Upstream | None, trace: Tra
     edges = suite.virtual.edges(site)
     if upstream is None or not len(edges):
         return None
-    mover = suite.path(site).mover(trace, suite[site].reads.scale)
+    mover = suite.path(site).mover(trace, suite.reads(site).scale)
     return Arrivals(upstream, edges, suite.virtual.weights(site), mover)
+
+
+def _logits(
+    suite: Assembly, stream: Stream, upstream: Upstream | None, trace: Trace
+) -> Float[Tensor, "batch pos vocab"] | None:
+    """What the sink predicts from a final stream and along its connections; None where there is no sink."""
+    if suite.sink is None:
+        return None
+    return suite.sink.logits(suite.path(SINK).read(stream, trace), _arrivals(suite, SINK, upstream, trace))
 
 
 def _constant_part(suite: Assembly, module: Module, trace: Trace) -> Stream:
@@ -155,9 +164,9 @@ class _Collector:
         self.outputs[site.module] = torch.where(self.trace.live[..., None], reconstruction, own)
         return self.outputs[site.module]
 
-    def output(self) -> SuiteOutput:
+    def output(self, logits: Float[Tensor, "batch pos vocab"] | None = None) -> SuiteOutput:
         units = {site: self.suite[site].writes.scale for site in self.codes}
-        return SuiteOutput(self.trace.embed, self.trace.live, self.codes, self.outputs, units, self.found)
+        return SuiteOutput(self.trace.embed, self.trace.live, self.codes, self.outputs, units, self.found, logits)
 
     def _shape(self, tokens: Float[Tensor, "token d_model"]) -> Stream:
         return tokens.view(*self.trace.live.shape, -1)

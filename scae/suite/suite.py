@@ -23,11 +23,13 @@ class Suite(Assembly):
     """`suite(trace, mode="pruned")` runs one of the passes of `scae.suite.passes`."""
 
     @classmethod
-    def from_config(cls, sae: AnySae, sites: Iterable[Site], lm: LanguageModel) -> "Suite":
+    def from_config(
+        cls, sae: AnySae, sites: Iterable[Site], lm: LanguageModel, *, ends: Collection[Site] = ()
+    ) -> "Suite":
         """A new suite. Whether a dictionary is an autoencoder or a transcoder, its site says."""
         d_model = lm.paths.d_model
         shapes = {site: Shape(sae.size(d_model), d_model, d_model, site.transcoder) for site in sites}
-        return cls({site: create(shape, **sae.spec) for site, shape in shapes.items()}, lm, auxk=sae.auxk)
+        return cls({site: create(shape, **sae.spec) for site, shape in shapes.items()}, lm, ends=ends, auxk=sae.auxk)
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -13,11 +13,17 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from scae.connections import Connections
-from scae.dictionaries import Dictionary
 from scae.kernels import Edges, edge_weights
-from scae.lm import Path
+from scae.lm import Module, Path
 from scae.sites import Site
 from scae.typing import Float, Int, Tensor
+
+
+class Rows(NamedTuple):
+    """Encoder or decoder rows in a unit of the stream, and the size of that unit."""
+
+    rows: Float[Tensor, "feature d_model"]
+    scale: Float[Tensor, ""]
 
 
 class Input(NamedTuple):
@@ -32,9 +38,16 @@ class VirtualWeights:
     """The connections between dictionaries in the order in which the kernels walk them, and their weights."""
 
     def __init__(
-        self, connections: Connections, dictionary: Callable[[Site], Dictionary], path: Callable[[Site], Path]
+        self,
+        connections: Connections,
+        *,
+        reads: Callable[[Site], Rows],
+        writes: Callable[[Site, Module], Rows],
+        path: Callable[[Site], Path],
     ) -> None:
-        self.connections, self._dictionary, self._path = connections, dictionary, path
+        """reads: the encoder rows of a site; writes: its decoder rows as a module further on meets them; path: how the
+        stream reaches what a site reads."""
+        self.connections, self._reads, self._writes, self._path = connections, reads, writes, path
         self._prepared: dict[Site, _Into] = {}
 
     def edges(self, site: Site) -> Edges:
@@ -46,31 +59,31 @@ class VirtualWeights:
 
         Of what `site` reads from the stream, before it is divided by the scale of its unit (see `Path.mover`).
         """
-        path, into, reader = self._path(site), self._into(site), self._dictionary(site)
+        path, into = self._path(site), self._into(site)
         rows = []
         for up, features in into.sources.items():
-            own = self._dictionary(up)
-            rows.append(_Rows.apply(own.decoder.rows(site.module), features, own.writes.scale))
-        return edge_weights(into.from_sources, path.readers(reader.encoder.W), path.writers(torch.cat(rows)))
+            table, scale = self._writes(up, site.module)
+            rows.append(_Scaled.apply(table, features, scale))
+        return edge_weights(into.from_sources, path.readers(self._reads(site).rows), path.writers(torch.cat(rows)))
 
     @torch.no_grad()
     def inputs(self, site: Site, feature: int) -> list[Input]:
         """The connections into one feature, strongest first by the size of the virtual weight."""
-        layout, own, path = self.connections.layout, self._dictionary(site), self._path(site)
+        layout, path, own = self.connections.layout, self._path(site), self._reads(site)
         if not 0 <= feature < layout.size(site):
             raise IndexError(f"feature {feature} of {site}, which has features 0..{layout.size(site) - 1}")
         incoming = self.connections[site]
-        reader = path.readers(own.encoder.W[feature : feature + 1] / own.reads.scale)
+        reader = path.readers(own.rows[feature : feature + 1] / own.scale)
         found = []
         for up in incoming.up[int(incoming.crow[feature]) : int(incoming.crow[feature + 1])].tolist():
             up_site, number = layout.locate(up)
-            source = self._dictionary(up_site)
-            writer = path.writers(source.decoder.rows(site.module)[number : number + 1] * source.writes.scale)
+            source = self._writes(up_site, site.module)
+            writer = path.writers(source.rows[number : number + 1] * source.scale)
             found.append(Input(up_site, number, float((reader * writer).sum())))
         return sorted(found, key=lambda one: -abs(one.weight))
 
     def _into(self, site: Site) -> "_Into":
-        device = self._dictionary(site).encoder.W.device
+        device = self._reads(site).rows.device
         if site not in self._prepared or self._prepared[site].edges.ptr.device != device:
             inputs, layout = self.connections[site], self.connections.layout
             edges = Edges.from_csr(inputs.crow.to(device), inputs.up.to(device), layout.n_upstream(site))
@@ -91,7 +104,7 @@ class _Into(NamedTuple):
     sources: dict[Site, Int[Tensor, " source"]]
 
 
-class _Rows(Function):
+class _Scaled(Function):
     """`scale * table[rows]`, no row twice: then the gradient is a copy, many times as fast as the sum torch makes."""
 
     @staticmethod
@@ -104,7 +117,9 @@ class _Rows(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
         rows, scale = ctx.saved_tensors
         scaled = grad * scale
         if len(rows) == ctx.size:

@@ -10,8 +10,9 @@ At step t at most this share of the connections of a feature moves, rounded up:
 
     share(t) = share (1 + cos(pi t / last)) / 2        last = until x steps
 
-A feature that is silent on these batches keeps what it has. Weights are virtual (V_ij = E_i . P D_j), so a new
-connection has no state to begin with: a round only rewires. Growing by contribution instead did nothing (measured).
+A feature that is silent on these batches keeps what it has, and so do the logits (`sites.unembed`). Weights are virtual
+(V_ij = E_i . P D_j), so a new connection has no state to begin with: a round only rewires. Growing by contribution
+instead did nothing (measured).
 """
 
 import math
@@ -79,7 +80,7 @@ class Regrowth(lightning.Callback):
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         edges = self.suite.connections
-        return {str(site): [edges[site].crow, edges[site].up] for site in self.suite.sites}
+        return {str(site): [edges[site].crow, edges[site].up] for site in self.suite.layout.sites}
 
     def load_state_dict(self, state_dict: dict[str, list[Tensor]]) -> None:
         inputs = {Site.parse(name): Inputs(*tensors) for name, tensors in state_dict.items()}
@@ -108,7 +109,8 @@ def measure(suite: Suite, objective: Objective, traces: Traces, *, megabytes: in
         return Measured(
             trace.live,
             trace.scales,
-            {site: code.with_values(code.value.detach()) for site, code in out.codes.items()},
+            {site: code.with_values(code.value.detach()) for site, code in out.codes.items()}
+            | suite.codes_of_ends(trace),
             {
                 site: code.with_values(g * (code.value < suite[site].ceiling[code.col]))  # what is cut cannot grow
                 for (site, code), g in zip(out.codes.items(), gradients, strict=True)
@@ -126,8 +128,8 @@ def regrown(
     """The connections after a round in which each feature may move `share` of its own."""
     layout, edges = suite.layout, suite.connections
     tokens = max(one.live.numel() for one in measured.records)
-    inputs = {}
-    for site in layout.sites:
+    inputs = {site: edges[site] for site in layout.sites}
+    for site in suite.sites:
         if not len(edges[site]):
             continue
         fired = reduce(torch.stack([one.codes[site].fired() for one in measured.records]).any(0).int()) > 0

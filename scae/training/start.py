@@ -25,6 +25,8 @@ def start_from_data(suite: Suite, batches: list[Any], *, centred: bool, furthest
     as fit. In memory: `HELD` bytes of streams (or one site's: tokens x d_model x 2 numbers), two traces of a batch, and
     while a site is measured a few copies of its tokens.
     """
+    if suite.source is not None:
+        suite.source.measure([suite.lm.trace(*batch.to(suite.lm.device), patterns=False) for batch in batches])
     positions = sum(batch.tokens.numel() for batch in batches)
     for sites in _that_fit(suite, positions * suite.lm.paths.d_model * suite.lm.paths.W_U.element_size()):
         seen: dict[Site, list[_Seen]] = {site: [] for site in sites}

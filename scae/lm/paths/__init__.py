@@ -17,8 +17,8 @@ The weights are those of the folded model: normalisation weights and value biase
 """
 
 from scae.lm.paths.attention import Attention
-from scae.lm.paths.direct import Direct
+from scae.lm.paths.direct import Direct, ToLogits
 from scae.lm.paths.path import Path
 from scae.lm.paths.weights import LinearPaths
 
-__all__ = ["Attention", "Direct", "LinearPaths", "Path"]
+__all__ = ["Attention", "Direct", "LinearPaths", "Path", "ToLogits"]

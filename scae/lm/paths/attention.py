@@ -20,7 +20,7 @@ class Attention(Path):
         return self.weights.W_O.shape[1]
 
     def read(self, stream: Stream, trace: Trace) -> Stream:
-        x = self.weights.centre(stream) / trace.scales[self.module]
+        x = self.weights.centre(stream) / self.scales(trace)
         values = torch.einsum("btd,hdr->bhtr", x, self._W_V)
         moved = self._pattern(trace) @ self._per_head(values, axis=1)
         return torch.einsum("bhtr,hrd->btd", moved, self._W_O) + self.weights.b_O[self.module.layer]
@@ -36,7 +36,7 @@ class Attention(Path):
     def mover(self, trace: Trace, unit: Float[Tensor, ""]) -> Float[Tensor, "batch query key head"]:
         """How much of each key, divided by its scale, reaches each query."""
         batch, pos = trace.live.shape
-        scales = trace.scales[self.module] * unit
+        scales = self.scales(trace) * unit
         pattern = self._pattern(trace) / scales.reshape(batch, 1, 1, pos)
         return pattern.permute(0, 2, 3, 1).contiguous()
 

@@ -1,4 +1,4 @@
-"""The stream itself, as a module reads it: `x(t) = P r(t) / s(t)`."""
+"""The stream itself, as a module reads it: `x(t) = P r(t) / s(t)`, s of the clean run."""
 
 from scae.lm.paths.path import Path
 from scae.lm.trace import Trace
@@ -11,7 +11,7 @@ class Direct(Path):
     n_heads = 1
 
     def read(self, stream: Stream, trace: Trace) -> Stream:
-        return self.weights.centre(stream) / trace.scales[self.module]
+        return self.weights.centre(stream) / self.scales(trace)
 
     def readers(self, encoder: Float[Tensor, "down d_model"]) -> Float[Tensor, "down head r"]:
         return self.weights.centre(encoder)[:, None]
@@ -21,7 +21,7 @@ class Direct(Path):
 
     def mover(self, trace: Trace, unit: Float[Tensor, ""]) -> Float[Tensor, " token"]:
         """One factor a token."""
-        return (trace.scales[self.module] * unit).reciprocal().flatten()
+        return (self.scales(trace) * unit).reciprocal().flatten()
 
     def move_back(
         self,
@@ -30,3 +30,10 @@ class Direct(Path):
         pattern: Float[Tensor, "batch head query key"] | None,
     ) -> Float[Tensor, "token head down"]:
         return (weights / scales.reshape(-1, 1))[:, None]
+
+
+class ToLogits(Direct):
+    """Through the final normalisation, its scale that of the clean run, to what the unembedding reads."""
+
+    def scales(self, trace: Trace) -> Float[Tensor, "batch pos 1"]:
+        return self.weights.scale(trace.stream(self.weights.modules))

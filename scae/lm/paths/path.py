@@ -24,6 +24,10 @@ class Path(ABC):
     def n_heads(self) -> int:
         """The number of terms that a virtual weight is the sum of."""
 
+    def scales(self, trace: Trace) -> Float[Tensor, "batch pos 1"]:
+        """By what the stream is divided on the way."""
+        return trace.scales[self.module]
+
     @abstractmethod
     def read(self, stream: Stream, trace: Trace) -> Stream:
         """What arrives at the end of the path when the residual stream is `stream`."""

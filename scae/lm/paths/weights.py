@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from scae.lm.modules import Levels, Module, levels
+from scae.lm.modules import EMBED, UNEMBED, Levels, Module, levels
 from scae.typing import Float, Tensor
 
 
@@ -41,8 +41,13 @@ class LinearPaths:
 
     @cached_property
     def modules(self) -> tuple[Module, ...]:
-        """Every module that writes to the stream, in order."""
+        """Every module of a layer, in order."""
         return tuple(module for level in self.levels for module in level)
+
+    @property
+    def order(self) -> Levels:
+        """All modules: what comes before the layers, the layers, what comes after them."""
+        return ((EMBED,), *self.levels, (UNEMBED,))
 
     def to(self, target: torch.device | torch.dtype) -> "LinearPaths":
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -53,8 +58,14 @@ class LinearPaths:
         """P: subtract the mean over d_model where the normalisation does."""
         return rows - rows.mean(-1, keepdim=True) if self.centred else rows
 
+    def scale(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
+        """By what the final normalisation divides."""
+        return (self.centre(residual).square().mean(-1, keepdim=True) + self.eps).sqrt()
+
     def logits(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
         """Next-token logits of a final residual stream; the final normalisation and the cap are live."""
         x = self.centre(residual)
-        logits = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) @ self.W_U + self.b_U
+        return self.capped(x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) @ self.W_U + self.b_U)
+
+    def capped(self, logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
         return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
