@@ -157,32 +157,34 @@ def trace(lm: Any, batch: tuple[Any, Any]) -> Any:
 
 @pytest.fixture(scope="session")
 def make_suite() -> Callable[..., Any]:
-    """`make_suite(lm, activation="topk", n_features=9, sites=None, seed=0, auxk=None)`: a suite in float64, every
-    parameter and every unit random, half of the activations bounded, no two sites of the same size."""
+    """`make_suite(lm, activation="topk", n_features=9, sites=None, ends=(), seed=0, auxk=None)`: a suite in float64,
+    every parameter and every unit random, half of the activations bounded, no two sites of the same size."""
 
     def make(
-        lm: Any, *, activation: str = "topk", n_features: int = 9, sites: Any = None, seed: int = 0, auxk: Any = None
+        lm: Any,
+        *,
+        activation: str = "topk",
+        n_features: int = 9,
+        sites: Any = None,
+        ends: Any = (),
+        seed: int = 0,
+        auxk: Any = None,
     ) -> Any:
         import torch
 
-        from scae.dictionaries import BatchTopK, Dictionary, ReLU, TopK
-        from scae.suite import Suite
+        from scae.dictionaries import Shape, create
+        from scae.suite import Suite, choose_sites
 
-        activations: dict[str, Callable[[], Any]] = {
-            "topk": lambda: TopK(k=4),
-            "relu": ReLU,
-            "batchtopk": lambda: BatchTopK(k=4, threshold_rate=0.1),
+        settings: dict[str, dict[str, Any]] = {
+            "topk": {"type": "topk", "k": 4},
+            "relu": {"type": "vanilla"},
+            "batchtopk": {"type": "batchtopk", "k": 4, "threshold_rate": 0.1},
         }
-        dictionaries = {
-            site: Dictionary(
-                d_model=lm.paths.d_model,
-                n_features=n_features + number,
-                activation=activations[activation](),
-                transcoder=site.kind == "mlp",
-            )
-            for number, site in enumerate(lm.paths.modules if sites is None else sites)
-        }
-        suite = Suite(dictionaries, lm, auxk=auxk).double()
+        d_model, dictionaries = lm.paths.d_model, {}
+        for number, site in enumerate(choose_sites(lm.paths, "all", ("attn", "mlp")) if sites is None else sites):
+            shape = Shape(n_features + number, d_model, d_model, site.transcoder)
+            dictionaries[site] = create(shape, **settings[activation])
+        suite = Suite(dictionaries, lm, ends=ends, auxk=auxk).double()
         generator = torch.Generator().manual_seed(seed)
         for parameter in suite.parameters():
             noise = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
