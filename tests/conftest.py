@@ -155,6 +155,18 @@ def trace(lm: Any, batch: tuple[Any, Any]) -> Any:
     return lm.trace(*batch)
 
 
+def _all_sites(lm: Any) -> list[Any]:
+    from scae.suite import choose_sites
+
+    return choose_sites(lm.paths, "all", ("attn", "mlp"))
+
+
+@pytest.fixture(scope="session")
+def all_sites() -> Callable[[Any], list[Any]]:
+    """`all_sites(lm)`: a site at every module of a model, in order."""
+    return _all_sites
+
+
 @pytest.fixture(scope="session")
 def make_suite() -> Callable[..., Any]:
     """`make_suite(lm, activation="topk", n_features=9, sites=None, seed=0, auxk=None)`: a suite in float64, every
@@ -178,9 +190,9 @@ def make_suite() -> Callable[..., Any]:
                 d_model=lm.paths.d_model,
                 n_features=n_features + number,
                 activation=activations[activation](),
-                transcoder=site.kind == "mlp",
+                transcoder=site.transcoder,
             )
-            for number, site in enumerate(lm.paths.modules if sites is None else sites)
+            for number, site in enumerate(_all_sites(lm) if sites is None else sites)
         }
         suite = Suite(dictionaries, lm, auxk=auxk).double()
         generator = torch.Generator().manual_seed(seed)

@@ -2,13 +2,14 @@
 
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from scae.connections import Connections, Inputs, Layout
+from scae.connections import Connections, Inputs
 from scae.kernels import SparseCode
 from scae.lm import LanguageModel, Trace
 from scae.selection import Record, Sample, mean_contributions, record
@@ -185,7 +186,7 @@ def test_scores_do_not_depend_on_the_chunk(suite: Suite, sample: Sample[Record],
 
 
 def test_chunks_cover_a_site_and_stay_below_the_bound(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
-    large = Layout(suite.layout.sites, (800,) * len(suite.layout.sites), suite.layout.parallel)
+    large = replace(suite.layout, sizes=(800,) * len(suite.sites))
     monkeypatch.setattr(suite, "layout", large)
     for site in suite.sites[-2:]:
         found = list(chunks(suite, site, 1))
