@@ -25,7 +25,7 @@ import torch
 from scae.connections import Connections
 from scae.dictionaries import TopK
 from scae.lm import Trace
-from scae.sites import Site, levels
+from scae.sites import Site
 from scae.suite import Suite
 from scae.typing import Bool, Float, Stream, Tensor
 
@@ -52,17 +52,18 @@ def dense_pass(suite: Suite, masks: Masks, trace: Trace) -> dict[Site, Stream]:
     codes: dict[Site, Float[Tensor, "batch pos feature"]] = {}
     base = trace.embed
     live = trace.live[..., None]
-    for level in levels(trace.outputs, parallel=suite.layout.parallel):
+    for level in suite.lm.paths.levels:
         here: dict[Site, Float[Tensor, "batch pos feature"]] = {}
-        for site in level:
-            if site in suite:
-                read = _attention if site.kind == "attn" else _mlp
+        for module in level:
+            site = suite.site_at(module)
+            if site is not None:
+                read = _mlp if site.transcoder else _attention
                 here[site] = _largest(read(suite, masks, site, base, codes, trace), suite, site) * live
                 reconstruction = here[site] @ _decoder(suite, site) + suite[site].constant
-                outputs[site] = torch.where(live, reconstruction, trace.outputs[site.module])
-        for site in level:
-            own = trace.outputs[site.module]
-            base = base + (torch.where(live, suite[site].constant, own) if site in suite else own)
+                outputs[site] = torch.where(live, reconstruction, trace.outputs[module])
+        for module in level:
+            site, own = suite.site_at(module), trace.outputs[module]
+            base = base + (own if site is None else torch.where(live, suite[site].constant, own))
         codes |= here
     return outputs
 
@@ -106,17 +107,17 @@ def _attention(
 
 
 def _encoder(suite: Suite, site: Site) -> Float[Tensor, "down d_model"]:
-    return suite[site].W_enc / suite[site].reads.scale
+    return suite[site].encoder.W / suite[site].reads.scale
 
 
 def _decoder(suite: Suite, site: Site) -> Float[Tensor, "up d_model"]:
-    return suite[site].W_dec * suite[site].writes.scale
+    return suite[site].decoder.W * suite[site].writes.scale
 
 
 def _own_bias(suite: Suite, site: Site) -> Float[Tensor, " down"]:
     dictionary = suite[site]
-    bias = dictionary.b_enc - _encoder(suite, site) @ dictionary.reads.centre
-    return bias if dictionary.transcoder else bias - dictionary.W_enc @ dictionary.b_dec
+    bias = dictionary.encoder.b - _encoder(suite, site) @ dictionary.reads.centre
+    return bias if dictionary.transcoder else bias - dictionary.encoder.W @ dictionary.decoder.b
 
 
 def _largest(pre: Float[Tensor, "batch pos down"], suite: Suite, site: Site) -> Float[Tensor, "batch pos down"]:

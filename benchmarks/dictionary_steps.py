@@ -23,7 +23,7 @@ def dictionary_step(*, tokens: int, d_model: int, features: int, k: int, device:
         return error / (x - x.mean(0)).square().sum()
 
     def clip() -> None:
-        dictionary.project_decoder_gradient()
+        dictionary.decoder.project_gradient()
         torch.nn.utils.clip_grad_norm_(dictionary.parameters(), 1.0)
 
     if upkeep:
@@ -34,7 +34,7 @@ def dictionary_step(*, tokens: int, d_model: int, features: int, k: int, device:
 def encoder_product(*, tokens: int, d_model: int, features: int, k: int, device: str) -> Call:
     """The one product that no step can do without: `x @ W_enc.T` in float32."""
     x = activations(tokens, d_model, device=device)
-    weight = _dictionary(d_model, features, k, device).W_enc.detach()
+    weight = _dictionary(d_model, features, k, device).encoder.W.detach()
     return Call(lambda: x @ weight.T)
 
 

@@ -143,7 +143,7 @@ def _update(module: SuiteTraining, optimizer: torch.optim.Optimizer, trace: Any)
     optimizer.step()
     if module.config.unit_norm:
         for site in suite.sites:
-            suite[site].normalise_decoder()
+            suite[site].decoder.normalise()
 
 
 def _sizes(config: Config) -> dict[str, Any]:

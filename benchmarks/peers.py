@@ -78,7 +78,7 @@ def sparsify(x: torch.Tensor, *, features: int, k: int, device: str) -> Step:
     from sparsify.sign_sgd import SignSGD
 
     coder = SparseCoder(x.shape[1], SparseCoderConfig(num_latents=features, k=k), device, dtype=torch.float32)
-    coder.b_dec.data = x.mean(0)
+    coder.decoder.b.data = x.mean(0)
     lr = 5e-3 / (features / 2**14) ** 0.5
     optimizer = ScheduleFreeWrapper(SignSGD([{"params": list(coder.parameters()), "lr": lr}]), momentum=0.95)
     optimizer.train()

@@ -13,10 +13,10 @@ import torch
 from scae.config import Connectivity
 from scae.connections import Connections
 from scae.dictionaries import Dictionary, TopK
-from scae.lm import LanguageModel, LinearPaths, Trace
+from scae.lm import LanguageModel, LinearPaths, Module, Trace
+from scae.lm.paths import Attention, Direct
 from scae.selection import choose
-from scae.sites import Site, levels
-from scae.suite import Suite
+from scae.suite import Suite, choose_sites
 from scae.typing import Float, Stream, Tensor
 
 VOCAB = 512
@@ -112,14 +112,14 @@ class SyntheticModel(LanguageModel):
         trace = Trace(tokens, live, embed, {}, {}, {})
         assert trace.patterns is not None
         stream = embed
-        for level in levels(paths.modules, parallel=paths.parallel):
-            for site in level:
-                trace.scales[site.module] = (paths.centre(stream).square().mean(-1, keepdim=True) + paths.eps).sqrt()
-                if site.kind == "attn":
-                    trace.patterns[site.layer] = self._pattern(generator)
-                trace.outputs[site.module] = self._output(site, stream, trace)
-            for site in level:
-                stream = stream + trace.outputs[site.module]
+        for level in paths.levels:
+            for module in level:
+                trace.scales[module] = (paths.centre(stream).square().mean(-1, keepdim=True) + paths.eps).sqrt()
+                if module.kind == "attn":
+                    trace.patterns[module.layer] = self._pattern(generator)
+                trace.outputs[module] = self._output(module, stream, trace)
+            for module in level:
+                stream = stream + trace.outputs[module]
         return trace
 
     def _pattern(self, generator: torch.Generator) -> Float[Tensor, "batch head query key"]:
@@ -128,26 +128,26 @@ class SyntheticModel(LanguageModel):
         causal = torch.ones(context, context, dtype=torch.bool).tril()
         return logits.masked_fill(~causal, -torch.inf).softmax(-1).to(self._embed)
 
-    def _output(self, site: Site, stream: Stream, trace: Trace) -> Stream:
-        if site.kind == "attn":
-            return self.paths.read(site, stream, trace)
-        x = self.paths.centre(stream) / trace.scales[site.module]
-        return torch.relu(x @ self._mlp_in[site.layer]) @ self._mlp_out[site.layer]
+    def _output(self, module: Module, stream: Stream, trace: Trace) -> Stream:
+        if module.kind == "attn":
+            return Attention(self.paths, module).read(stream, trace)
+        x = Direct(self.paths, module).read(stream, trace)
+        return torch.relu(x @ self._mlp_in[module.layer]) @ self._mlp_out[module.layer]
 
 
 @torch.no_grad()
 def make_suite(model: SyntheticModel, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Suite:
     """A dictionary at every site: random, its reconstructions about as large as their targets, every bias non-zero."""
-    sizes, paths = model.sizes, model.paths
+    sizes = model.sizes
     torch.manual_seed(seed)
     dictionaries = {
         site: Dictionary(
             d_model=sizes.d_model,
             n_features=sizes.features,
             activation=TopK(k=sizes.k),
-            transcoder=site.kind == "mlp",
+            transcoder=site.transcoder,
         )
-        for site in paths.modules
+        for site in choose_sites(model.paths, "all", ("attn", "mlp"))
     }
     suite = Suite(dictionaries, model).to(device=model.device, dtype=dtype)
     suite.chunk_mb = 1024 if model.device.type == "cuda" else 32  # conf/trainer
@@ -158,15 +158,15 @@ def make_suite(model: SyntheticModel, *, seed: int = 0, dtype: torch.dtype = tor
 
     for site in suite.sites:
         target = trace.outputs[site.module][trace.live]
-        suite[site].b_dec.copy_(target.mean(0) + 0.1 * target.std() * random_like(suite[site].b_dec))
+        suite[site].decoder.b.copy_(target.mean(0) + 0.1 * target.std() * random_like(suite[site].decoder.b))
     out = suite(trace, mode="plain")
     for site in suite.sites:
         dictionary, live = suite[site], trace.live
-        wanted = trace.outputs[site.module][live] - dictionary.b_dec
-        factor = wanted.norm() / (out.outputs[site.module][live] - dictionary.b_dec).norm()
-        dictionary.W_enc.mul_(factor)
+        wanted = trace.outputs[site.module][live] - dictionary.decoder.b
+        factor = wanted.norm() / (out.outputs[site.module][live] - dictionary.decoder.b).norm()
+        dictionary.encoder.W.mul_(factor)
         read = 1.0 if dictionary.transcoder else wanted.square().mean().sqrt()  # a normalised stream, or the target
-        dictionary.b_enc.copy_(0.3 * factor * read * random_like(dictionary.b_enc))
+        dictionary.encoder.b.copy_(0.3 * factor * read * random_like(dictionary.encoder.b))
     return suite
 
 

@@ -155,6 +155,18 @@ def trace(lm: Any, batch: tuple[Any, Any]) -> Any:
     return lm.trace(*batch)
 
 
+def _all_sites(lm: Any) -> list[Any]:
+    from scae.suite import choose_sites
+
+    return choose_sites(lm.paths, "all", ("attn", "mlp"))
+
+
+@pytest.fixture(scope="session")
+def all_sites() -> Callable[[Any], list[Any]]:
+    """`all_sites(lm)`: a site at every module of a model, in order."""
+    return _all_sites
+
+
 @pytest.fixture(scope="session")
 def make_suite() -> Callable[..., Any]:
     """`make_suite(lm, activation="topk", n_features=9, sites=None, ends=(), seed=0, auxk=None)`: a suite in float64,
@@ -173,7 +185,7 @@ def make_suite() -> Callable[..., Any]:
         import torch
 
         from scae.dictionaries import Shape, create
-        from scae.suite import Suite, choose_sites
+        from scae.suite import Suite
 
         settings: dict[str, dict[str, Any]] = {
             "topk": {"type": "topk", "k": 4},
@@ -181,7 +193,7 @@ def make_suite() -> Callable[..., Any]:
             "batchtopk": {"type": "batchtopk", "k": 4, "threshold_rate": 0.1},
         }
         d_model, dictionaries = lm.paths.d_model, {}
-        for number, site in enumerate(choose_sites(lm.paths, "all", ("attn", "mlp")) if sites is None else sites):
+        for number, site in enumerate(_all_sites(lm) if sites is None else sites):
             shape = Shape(n_features + number, d_model, d_model, site.transcoder)
             dictionaries[site] = create(shape, **settings[activation])
         suite = Suite(dictionaries, lm, ends=ends, auxk=auxk).double()

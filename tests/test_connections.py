@@ -1,5 +1,7 @@
 """The edge list of a suite: its order, what is refused and in which words, and its file."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,11 +12,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from scae.connections import Connections, Inputs, Layout
+from scae.lm.modules import levels
 from scae.sites import Site
 
 SITES = tuple(map(Site.parse, ("0.attn", "0.mlp", "1.attn", "1.mlp")))
-SEQUENTIAL = Layout(SITES, (3, 5, 2, 4), parallel=False)
-PARALLEL = Layout(SITES, (3, 5, 2, 4), parallel=True)
+SEQUENTIAL = Layout(SITES, (3, 5, 2, 4), reads=(0, 1, 2, 3))
+PARALLEL = Layout(SITES, (3, 5, 2, 4), reads=(0, 0, 2, 2))
 MLP = SITES[1]  # 5 features that read, in the sequential layout, from the 3 of 0.attn
 
 
@@ -52,16 +55,33 @@ def test_locate_undoes_the_numbering(layout: Layout) -> None:
 
 
 def test_upstream_features_are_the_first_ones_also_where_sites_are_missing() -> None:
-    layout = Layout((SITES[1], SITES[3]), (5, 4), parallel=True)
+    layout = Layout.of({SITES[1]: 5, SITES[3]: 4}, levels(2, parallel=True))
     assert (layout.upstream(SITES[3]), layout.n_upstream(SITES[3]), layout.offset(SITES[3])) == ((SITES[1],), 5, 5)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)], ids=str)
+def test_a_layout_is_in_the_order_of_the_model(order: tuple[int, ...]) -> None:
+    sizes = {SITES[number]: SEQUENTIAL.sizes[number] for number in order}
+    assert Layout.of(sizes, levels(2, parallel=False)) == SEQUENTIAL
+    assert Layout.of(sizes, levels(2, parallel=True)) == PARALLEL
+
+
 @pytest.mark.parametrize(
-    ("sites", "sizes"), [(SITES[::-1], (1, 1, 1, 1)), ((MLP, MLP), (1, 1)), (SITES, (1, 1, 1))], ids=str
+    ("sites", "sizes", "reads", "message"),
+    [
+        ((MLP, MLP), (1, 1), (0, 1), r"sites must be unique, got 0\.mlp, 0\.mlp"),
+        (SITES, (1, 1, 1), (0, 1, 2, 3), "as many sizes and reads as sites"),
+        (SITES, (1, 1, 1, 1), (0, 1, 2), "as many sizes and reads as sites"),
+        (SITES, (1, 1, 1, 1), (0, 1, 3, 3), r"reads from sites before it alone, got reads=\(0, 1, 3, 3\)"),
+        (SITES, (1, 1, 1, 1), (0, -1, 2, 3), "reads from sites before it alone"),
+    ],
+    ids=["twice", "few-sizes", "few-reads", "itself", "negative"],
 )
-def test_a_layout_out_of_order_is_refused(sites: tuple[Site, ...], sizes: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="sites must be unique, in order and as many as sizes"):
-        Layout(sites, sizes, parallel=False)
+def test_a_layout_that_cannot_be_is_refused(
+    sites: tuple[Site, ...], sizes: tuple[int, ...], reads: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Layout(sites, sizes, reads)
 
 
 # edge lists
@@ -172,7 +192,8 @@ def test_equality() -> None:
     seed=st.integers(0, 2**31),
 )
 def test_what_is_saved_is_what_is_loaded(sizes: tuple[int, ...], parallel: bool, density: float, seed: int) -> None:
-    saved = random_connections(Layout(SITES, sizes, parallel), density, seed)
+    layout = Layout.of(dict(zip(SITES, sizes, strict=True)), levels(2, parallel=parallel))
+    saved = random_connections(layout, density, seed)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "connections.safetensors"
         saved.save(path)
@@ -184,7 +205,7 @@ def test_what_is_saved_is_what_is_loaded(sizes: tuple[int, ...], parallel: bool,
 
 def test_complete_connections_are_saved_as_such(tmp_path: Path) -> None:
     path = tmp_path / "all.safetensors"
-    Connections.complete(Layout(SITES, (10_000,) * 4, parallel=False)).save(path)
+    Connections.complete(replace(SEQUENTIAL, sizes=(10_000,) * 4)).save(path)
     assert path.stat().st_size < 1000
     assert Connections.load(path).is_complete
 
@@ -204,6 +225,16 @@ def test_loading_validates(tmp_path: Path) -> None:
     save_file(tensors, path, metadata=meta)
     with pytest.raises(ValueError, match=r"swapped\.safetensors is no connections file .*1\.attn\.up"):
         Connections.load(path)
+
+
+def test_a_file_of_another_format_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "older.safetensors"
+    layout = {"sites": list(map(str, SITES)), "sizes": [3, 5, 2, 4], "parallel": False, "complete": True}
+    for format, found in (({}, 1), ({"format": 99}, 99)):
+        metadata = {"scae.connections": json.dumps(layout | format)}
+        save_file({"nothing": torch.zeros(1)}, path, metadata=metadata)
+        with pytest.raises(ValueError, match=rf"older\.safetensors .*: format {found}, this version reads 2"):
+            Connections.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors at all", None], ids=["empty", "text", "cut"])

@@ -563,9 +563,9 @@ def test_pretraining_in_the_live_model(finished: Finished, tmp_path: Path, monke
     runs: list[int] = []
     splice = LanguageModel.splice
 
-    def counting(self: Any, trace: Any, replace: Any) -> Any:
+    def counting(self: Any, trace: Any, *args: Any, **options: Any) -> Any:
         runs.append(len(trace.tokens))
-        return splice(self, trace, replace)
+        return splice(self, trace, *args, **options)
 
     monkeypatch.setattr(LanguageModel, "splice", counting)
     overrides = ("loss@pretrain.loss=e2e", "pretrain.steps=3", "stages=[pretrain]")

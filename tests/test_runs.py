@@ -67,16 +67,16 @@ def test_weights_of_the_inputs_are_products_of_rows(opened: Any) -> None:
     """The embedded model is RMSNorm without a bias: nothing is centred. Attention: through W_V W_O of every head."""
     suite, lm = opened
     paths = lm.paths
-    seen = set()
+    order, seen = paths.modules, set()
     for site in (Site.parse("1.mlp"), Site.parse("1.attn")):
         for feature in range(suite.layout.size(site)):
             for up, number, weight in suite.inputs(site=str(site), feature=feature):
-                E = suite[site].W_enc[feature].detach() / suite[site].reads.scale
-                D = suite[up].W_dec[number].detach() * suite[up].writes.scale
+                E = suite[site].encoder.W[feature].detach() / suite[site].reads.scale
+                D = suite[up].decoder.W[number].detach() * suite[up].writes.scale
                 if site.kind == "attn":
                     D = sum(D @ paths.W_V[1, h] @ paths.W_O[1, h] for h in range(paths.W_O.shape[1]))
                 assert weight == pytest.approx(float(E @ D), rel=1e-4, abs=1e-6)
-                assert up < site
+                assert order.index(up.module) < order.index(site.module)
                 seen.add((site.kind, up))
     assert len(seen) > 3
 

@@ -1,15 +1,14 @@
-"""Sites: their order, their spelling, and which of them reads which."""
+"""Sites: their spelling, what a dictionary there replaces and reads, and their order."""
 
 import pytest
+import torch
 
-from scae.sites import Site, levels, precedes
+from scae.lm import LanguageModel, Module, Trace
+from scae.lm.modules import levels
+from scae.lm.paths import Attention, Direct
+from scae.sites import KINDS, Site, in_order
 
 SITES = [Site.parse(text) for text in ("0.attn", "0.mlp", "1.attn", "1.mlp", "10.attn")]
-
-
-def test_the_order_is_that_of_a_forward_pass() -> None:
-    """By number, so that layer 10 comes after layer 2; attention before the MLP."""
-    assert sorted(reversed([*SITES, Site(2, "mlp")])) == [*SITES[:4], Site(2, "mlp"), SITES[4]]
 
 
 @pytest.mark.parametrize("site", SITES, ids=str)
@@ -24,38 +23,49 @@ def test_what_is_no_site_is_refused_with_an_example(text: str) -> None:
     assert f"'{text}'" in str(caught.value)
 
 
-def test_hook_names() -> None:
-    attn, mlp = Site(3, "attn"), Site(3, "mlp")
-    assert (attn.hook_out, mlp.hook_out) == ("blocks.3.hook_attn_out", "blocks.3.hook_mlp_out")
-    assert attn.hook_pattern == mlp.hook_pattern == "blocks.3.attn.hook_pattern"
+def test_what_a_kind_replaces_reads_and_along_which_path(lm: LanguageModel) -> None:
+    attn, mlp = Site(1, "attn"), Site(1, "mlp")
+    assert set(KINDS) == {"attn", "mlp"}
+    assert (attn.module, mlp.module) == (Module(1, "attn"), Module(1, "mlp"))
+    assert (attn.transcoder, mlp.transcoder) == (False, True)
+    assert attn.path(lm.paths) == Attention(lm.paths, attn.module)
+    assert mlp.path(lm.paths) == Direct(lm.paths, mlp.module)
 
 
-# rows: upstream; columns: downstream; both 0.attn 0.mlp 1.attn 1.mlp
-TRUTH = {False: ["0111", "0011", "0001", "0000"], True: ["0011", "0011", "0000", "0000"]}
+def test_the_path_leads_to_what_the_dictionary_reads(lm: LanguageModel, trace: Trace) -> None:
+    """An autoencoder reads what its module writes, a transcoder what its module reads."""
+    reads: dict[Module, torch.Tensor] = {}
+
+    def look(module: Module, read: torch.Tensor, wrote: torch.Tensor) -> torch.Tensor:
+        reads[module] = read
+        return wrote
+
+    wrote = lm.splice(trace, look, readers=lm.paths.modules)
+    streams = dict(trace.streams(lm.paths.levels))
+    for layer in range(lm.paths.n_layers):
+        for kind in KINDS:
+            site = Site(layer, kind)
+            truth = reads[site.module] if site.transcoder else wrote[site.module]
+            ours = site.path(lm.paths).read(streams[site.module], trace)
+            torch.testing.assert_close(ours, truth, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("parallel", [False, True], ids=["sequential", "parallel"])
-def test_precedes(parallel: bool) -> None:
-    table = ["".join(str(int(precedes(up, down, parallel=parallel))) for down in SITES[:4]) for up in SITES[:4]]
-    assert table == TRUTH[parallel]
+def test_the_order_is_that_of_the_modules() -> None:
+    """By number, so that layer 10 comes after layer 2; attention before the MLP."""
+    wanted = [*SITES[:4], Site(2, "mlp"), SITES[4]]
+    found = in_order(reversed(wanted), levels(11, parallel=False))
+    assert [site for level in found for site in level] == wanted
 
 
-def test_levels_of_a_sequential_model_are_single_sites() -> None:
-    assert levels(reversed(SITES), parallel=False) == [[site] for site in SITES]
+def test_a_level_of_a_sequential_model_has_one_site_or_none() -> None:
+    missing = in_order([SITES[3], SITES[0], SITES[2]], levels(2, parallel=False))
+    assert missing == [[SITES[0]], [], [SITES[2]], [SITES[3]]]
 
 
-def test_levels_of_a_parallel_model_are_layers() -> None:
-    assert levels(reversed(SITES), parallel=True) == [SITES[:2], SITES[2:4], SITES[4:]]
+def test_a_level_of_a_parallel_model_has_the_sites_of_a_layer() -> None:
+    assert in_order(reversed(SITES[:4]), levels(2, parallel=True)) == [SITES[:2], SITES[2:4]]
+    assert in_order([SITES[3], SITES[0], SITES[2]], levels(2, parallel=True)) == [SITES[:1], SITES[2:4]]
 
 
-@pytest.mark.parametrize("parallel", [False, True], ids=["sequential", "parallel"])
-def test_a_level_reads_all_before_it_and_nothing_of_itself(parallel: bool) -> None:
-    groups = levels([SITES[0], SITES[1], SITES[3], SITES[4]], parallel=parallel)
-    for number, group in enumerate(groups):
-        for down in group:
-            assert not any(precedes(up, down, parallel=parallel) for up in group)
-            assert all(precedes(up, down, parallel=parallel) for earlier in groups[:number] for up in earlier)
-
-
-def test_no_modules_have_no_levels() -> None:
-    assert levels([], parallel=False) == []
+def test_no_sites_leave_the_levels_empty() -> None:
+    assert in_order([], levels(2, parallel=True)) == [[], []]

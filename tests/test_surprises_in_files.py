@@ -334,12 +334,17 @@ class Kept:
 
 
 @pytest.fixture(scope="session")
-def kept(build_tiny: Callable[[str], SimpleNamespace], ragged: Any, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+def kept(
+    build_tiny: Callable[[str], SimpleNamespace],
+    ragged: Any,
+    all_sites: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Kept:
     lm, folder = build_tiny("gpt2").lm, tmp_path_factory.mktemp("suite")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         overrides = ["paths.output=out", "sae=topk", "sae.expansion=null", "sae.features=6", "sae.k=2"]
         settings = parse(values(compose("train", overrides=overrides))).sae
-    suite = Suite.from_config(settings, lm.paths.modules, lm)
+    suite = Suite.from_config(settings, all_sites(lm), lm)
     suite.connect(ragged(suite.layout))
     save(suite, settings, folder)
     return Kept(folder, lm)
@@ -416,9 +421,13 @@ EDGES: dict[str, Damage] = {
     "other sizes": rewrite(lambda _, layout: layout.update(sizes=[size + 1 for size in layout["sizes"]])),
     "sizes as text": rewrite(lambda _, layout: layout.update(sizes=[str(size) for size in layout["sizes"]])),
     "no sizes": rewrite(lambda _, layout: layout.pop("sizes")),
-    "no sites": rewrite(lambda _, layout: layout.update(sites=[], sizes=[])),
-    "parallel": rewrite(lambda _, layout: layout.update(parallel=True)),
-    "parallel as text": rewrite(lambda _, layout: layout.update(parallel="no")),
+    "no sites": rewrite(lambda _, layout: layout.update(sites=[], sizes=[], reads=[])),
+    "parallel": rewrite(lambda _, layout: layout.update(reads=[0, 0, 2, 2])),
+    "reads beyond": rewrite(lambda _, layout: layout.update(reads=[count + 1 for count in layout["reads"]])),
+    "reads as text": rewrite(lambda _, layout: layout.update(reads=[str(count) for count in layout["reads"]])),
+    "no reads": rewrite(lambda _, layout: layout.pop("reads")),
+    "another format": rewrite(lambda _, layout: layout.update(format=1)),
+    "no format": rewrite(lambda _, layout: layout.pop("format")),
     "complete": rewrite(lambda _, layout: layout.update(complete=True)),
 }
 
@@ -429,6 +438,17 @@ def test_connections_that_cannot_be(kept: Kept, tmp_path: Path, damage: str) -> 
     file = folder / "connections.safetensors"
     EDGES[damage](file)
     assert surprise(lambda: load(folder, kept.lm), file) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["another order", "parallel", "reads beyond", "reads as text", "no reads", "another format", "no format"],
+)
+def test_connections_of_another_layout_are_refused(kept: Kept, tmp_path: Path, damage: str) -> None:
+    folder = shutil.copytree(kept.folder, tmp_path / "copy")
+    EDGES[damage](folder / "connections.safetensors")
+    with pytest.raises(ValueError, match=r"connections\.safetensors (is no connections file|does not fit)"):
+        load(folder, kept.lm)
 
 
 @pytest.mark.parametrize("damage", ["floats", "bytes", "booleans", "long", "matrices"])

@@ -156,8 +156,8 @@ def test_the_equations(activation: str, transcoder: bool) -> None:
     """A transcoder never subtracts the output bias from its input (B12); an autoencoder does."""
     dictionary, x = build(ACTIVATIONS[activation](), transcoder=transcoder), random(7, 6, seed=9)
     live = torch.tensor([1, 1, 0, 1, 1, 1, 0]).bool()
-    read = x if transcoder else x - dictionary.b_dec
-    pre = read @ dictionary.W_enc.T + dictionary.b_enc
+    read = x if transcoder else x - dictionary.decoder.b
+    pre = read @ dictionary.encoder.W.T + dictionary.encoder.b
     code = dictionary.encode(x, live)
     kept = code.dense() != 0
     assert kept[live].any(1).all()
@@ -167,11 +167,11 @@ def test_the_equations(activation: str, transcoder: bool) -> None:
     if expected is not None:
         torch.testing.assert_close(code.dense()[live], expected[live], rtol=1e-12, atol=1e-12)
     out = dictionary.decode(code)
-    torch.testing.assert_close(out, (pre * kept) @ dictionary.W_dec + dictionary.b_dec, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(out, (pre * kept) @ dictionary.decoder.W + dictionary.decoder.b, rtol=1e-12, atol=1e-12)
 
     weights = random(7, 6, seed=10)
     theirs = torch.autograd.grad(
-        (((pre * kept) @ dictionary.W_dec + dictionary.b_dec) * weights).sum(), list(dictionary.parameters())
+        (((pre * kept) @ dictionary.decoder.W + dictionary.decoder.b) * weights).sum(), list(dictionary.parameters())
     )
     ours = torch.autograd.grad((out * weights).sum(), list(dictionary.parameters()))
     for (name, _), one, other in zip(dictionary.named_parameters(), ours, theirs, strict=True):
@@ -180,11 +180,11 @@ def test_the_equations(activation: str, transcoder: bool) -> None:
 
 def test_a_new_dictionary_has_decoder_rows_of_norm_1_and_an_encoder_of_its_own() -> None:
     dictionary = Dictionary(d_model=6, n_features=12, activation=ReLU(), transcoder=False)
-    torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.ones(12))
-    torch.testing.assert_close(dictionary.W_enc, dictionary.W_dec)
+    torch.testing.assert_close(dictionary.decoder.W.norm(dim=1), torch.ones(12))
+    torch.testing.assert_close(dictionary.encoder.W, dictionary.decoder.W)
     with torch.no_grad():
-        dictionary.W_enc += 1
-    torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.ones(12))
+        dictionary.encoder.W += 1
+    torch.testing.assert_close(dictionary.decoder.W.norm(dim=1), torch.ones(12))
 
 
 @pytest.mark.parametrize(
@@ -248,20 +248,20 @@ def test_dead_code_holds_the_largest_of_the_dead_whatever_their_sign() -> None:
 def test_dead_features_get_a_gradient_and_living_ones_none() -> None:
     """Regression (B3): AuxK of features that TopK has set to 0 moves neither encoder rows nor decoder rows."""
     dictionary, x = build(TopK(k=2), transcoder=False), random(9, 6, seed=5)
-    dictionary.b_enc.data[6:] -= 1
+    dictionary.encoder.b.data[6:] -= 1
     dictionary.tokens_since_fired[6:] = 100
     shifted = dictionary.shift(x)
-    code = dictionary.dead_code(dictionary.preactivations(shifted), all_live(x), k=6, dead_after=100)
+    code = dictionary.dead_code(dictionary.encoder.preactivations(shifted), all_live(x), k=6, dead_after=100)
     assert code is not None
     assert (code.value < 0).any()
     revived = dictionary.revive(dictionary.differentiable(code, shifted))
-    alive = (shifted @ dictionary.W_enc[6:].T + dictionary.b_enc[6:]).clamp_min(0)
-    torch.testing.assert_close(revived, alive @ dictionary.W_dec[6:])
+    alive = (shifted @ dictionary.encoder.W[6:].T + dictionary.encoder.b[6:]).clamp_min(0)
+    torch.testing.assert_close(revived, alive @ dictionary.decoder.W[6:])
     (x - revived).square().sum().backward()
-    for parameter in (dictionary.W_enc, dictionary.b_enc, dictionary.W_dec):
+    for parameter in (dictionary.encoder.W, dictionary.encoder.b, dictionary.decoder.W):
         norms = parameter.grad.reshape(12, -1).norm(dim=1)
         fires = (alive > 0).any(0)  # a decoder row that was not used has nothing to learn yet
-        assert (norms[6:][fires | (parameter is not dictionary.W_dec)] > 1e-6).all()
+        assert (norms[6:][fires | (parameter is not dictionary.decoder.W)] > 1e-6).all()
         assert (norms[:6] == 0).all()
 
 
@@ -271,13 +271,13 @@ def dead_after_training(*, auxk: float) -> tuple[int, int]:
     tokens = 64
     truth = torch.nn.functional.normalize(torch.randn(24, 16), dim=1)
     dictionary = Dictionary(d_model=16, n_features=32, activation=TopK(k=4), transcoder=False)
-    dictionary.b_enc.data[16:] = -1
+    dictionary.encoder.b.data[16:] = -1
     optimiser = torch.optim.Adam(dictionary.parameters(), lr=3e-3)
     live = torch.ones(tokens, dtype=torch.bool)
     for _ in range(800):
         x = (torch.rand(tokens, 24) * (torch.rand(tokens, 24) < 0.15)) @ truth
         shifted = dictionary.shift(x)
-        pre = dictionary.preactivations(shifted)
+        pre = dictionary.encoder.preactivations(shifted)
         code = dictionary.differentiable(dictionary.activation(pre, live), shifted)
         error = x - dictionary.decode(code)
         loss = error.square().sum() / x.square().sum()
@@ -288,9 +288,9 @@ def dead_after_training(*, auxk: float) -> tuple[int, int]:
             loss = loss + auxk * (target - revived).square().sum() / target.square().sum()
         optimiser.zero_grad()
         loss.backward()
-        dictionary.project_decoder_gradient()
+        dictionary.decoder.project_gradient()
         optimiser.step()
-        dictionary.normalise_decoder()
+        dictionary.decoder.normalise()
         dictionary.count_firing(code.fired(), tokens)
     dead_now = dictionary.tokens_since_fired >= 20 * tokens
     return int(dead_now[16:].sum()), int(dead_now[:16].sum())
@@ -309,11 +309,11 @@ def test_auxk_revives_dead_features_and_nothing_else_does() -> None:
 
 def test_the_projected_gradient_leaves_norms_alone_to_first_order() -> None:
     dictionary = build(ReLU(), transcoder=True)
-    dictionary.project_decoder_gradient()  # without a gradient there is nothing to do
+    dictionary.decoder.project_gradient()  # without a gradient there is nothing to do
     gradient = random(12, 6, seed=8)
-    dictionary.W_dec.grad = gradient.clone()
-    dictionary.project_decoder_gradient()
-    projected, rows = dictionary.W_dec.grad, dictionary.W_dec.data
+    dictionary.decoder.W.grad = gradient.clone()
+    dictionary.decoder.project_gradient()
+    projected, rows = dictionary.decoder.W.grad, dictionary.decoder.W.data
     torch.testing.assert_close((projected * rows).sum(1), torch.zeros(12, dtype=torch.float64), rtol=0, atol=1e-13)
     along = ((gradient - projected) * rows).sum(1) / rows.norm(dim=1)
     torch.testing.assert_close((gradient - projected).norm(dim=1), along.abs())  # only the radial part is gone
@@ -325,11 +325,11 @@ def test_the_projected_gradient_leaves_norms_alone_to_first_order() -> None:
 
 def test_normalise_decoder_changes_lengths_and_no_directions() -> None:
     dictionary = build(ReLU(), transcoder=True)
-    dictionary.W_dec.data[3] = 0
-    before = dictionary.W_dec.detach().clone()
-    dictionary.normalise_decoder()
+    dictionary.decoder.W.data[3] = 0
+    before = dictionary.decoder.W.detach().clone()
+    dictionary.decoder.normalise()
     others = torch.arange(12) != 3
-    torch.testing.assert_close(dictionary.W_dec[others].norm(dim=1), torch.ones(11, dtype=torch.float64))
-    cosine = torch.nn.functional.cosine_similarity(before, dictionary.W_dec.detach())[others]
+    torch.testing.assert_close(dictionary.decoder.W[others].norm(dim=1), torch.ones(11, dtype=torch.float64))
+    cosine = torch.nn.functional.cosine_similarity(before, dictionary.decoder.W.detach())[others]
     torch.testing.assert_close(cosine, torch.ones(11, dtype=torch.float64))
-    assert (dictionary.W_dec[3] == 0).all()
+    assert (dictionary.decoder.W[3] == 0).all()

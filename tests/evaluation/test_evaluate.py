@@ -13,9 +13,9 @@ from scae.data import TokenWindows
 from scae.dictionaries import Dictionary, ReLU
 from scae.evaluation import Arm, bypass_share, evaluate, sums
 from scae.evaluation.unigram import unigram, unigram_ce
-from scae.lm import LanguageModel, LinearPaths, Trace
+from scae.lm import LanguageModel, LinearPaths, Module, Trace
 from scae.sites import Site
-from scae.suite import Suite, SuiteOutput, passes
+from scae.suite import Suite, SuiteOutput, choose_sites, passes
 
 Make = Callable[..., Any]
 
@@ -48,10 +48,10 @@ def batches(lm: LanguageModel, sizes: list[int]) -> Callable[[], Iterator[Trace]
 
 
 @pytest.fixture(scope="module")
-def arms(gpt2: LanguageModel, make_suite: Make, ragged: Make) -> list[Arm]:
-    sites = gpt2.paths.modules[:-1]  # one module has no dictionary
+def arms(gpt2: LanguageModel, make_suite: Make, ragged: Make, all_sites: Make) -> list[Arm]:
+    sites = all_sites(gpt2)[:-1]  # one module has no dictionary
     suite, other, nothing = (make_suite(gpt2, sites=sites, seed=seed) for seed in (0, 1, 2))
-    suite[sites[0]].b_enc.data[:3] = -1e4  # dead
+    suite[sites[0]].encoder.b.data[:3] = -1e4  # dead
     other.connect(ragged(other.layout))
     nothing.connect(Connections.none(nothing.layout))
     return [Arm("plain", suite, "plain"), Arm("pruned", other, "pruned"), Arm("none", nothing, "pruned")]
@@ -62,7 +62,7 @@ def log_softmax(rows: np.ndarray) -> np.ndarray:
     return rows - top - np.log(np.exp(rows - top).sum(-1, keepdims=True))
 
 
-def corpus(lm: LanguageModel, make: Callable[[Trace], dict[Site, torch.Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+def corpus(lm: LanguageModel, make: Callable[[Trace], dict[Module, torch.Tensor]]) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities at every scored position of the corpus, and the token that follows."""
     q, targets = [], []
     for trace in batches(lm, [1] * 6)():
@@ -84,12 +84,12 @@ def ce(q: np.ndarray, targets: np.ndarray) -> float:
 def test_every_metric_is_a_ratio_of_corpus_sums(gpt2: LanguageModel, arms: list[Arm]) -> None:
     metrics = evaluate(gpt2, arms, batches(gpt2, [3, 1, 2]))
     sites, single = arms[0].suite.sites, list(batches(gpt2, [1] * 6)())
-    y = {s: np.concatenate([t.outputs[s][t.live].numpy() for t in single]) for s in sites}
+    y = {s: np.concatenate([t.outputs[s.module][t.live].numpy() for t in single]) for s in sites}
 
-    def ablated(trace: Trace, constants: dict[Site, np.ndarray]) -> dict[Site, torch.Tensor]:
-        outputs = {s: o.clone() for s, o in trace.outputs.items()}
+    def ablated(trace: Trace, constants: dict[Site, np.ndarray]) -> dict[Module, torch.Tensor]:
+        outputs = {module: o.clone() for module, o in trace.outputs.items()}
         for site, constant in constants.items():
-            outputs[site][trace.live] = torch.from_numpy(constant)
+            outputs[site.module][trace.live] = torch.from_numpy(constant)
         return outputs
 
     p, targets = corpus(gpt2, lambda trace: trace.outputs)
@@ -106,7 +106,7 @@ def test_every_metric_is_a_ratio_of_corpus_sums(gpt2: LanguageModel, arms: list[
         ces[arm.name] = ce(q, targets)
         name, fvus = arm.name, []
         for site in sites:
-            y_hat = np.concatenate([o.outputs[site][o.live].detach().numpy() for o in outs])
+            y_hat = np.concatenate([o.outputs[site.module][o.live].detach().numpy() for o in outs])
             f = np.concatenate([o.codes[site].dense().detach().numpy()[o.live.flatten().numpy()] for o in outs])
             fvus.append(float(((y[site] - y_hat) ** 2).sum() / ((y[site] - y[site].mean(0)) ** 2).sum()))
             expected |= {
@@ -173,10 +173,10 @@ def test_perfect_dictionaries_recover_everything(lm: LanguageModel, mode: Any) -
     d_model = lm.paths.d_model
     axes = torch.cat([torch.eye(d_model), -torch.eye(d_model)]).double()
     dictionaries = {}
-    for site in (site for site in lm.paths.modules if site.kind == "attn"):
+    for site in choose_sites(lm.paths, "all", ["attn"]):
         one = Dictionary(d_model=d_model, n_features=2 * d_model, activation=ReLU(), transcoder=False).double()
-        one.W_enc.data, one.W_dec.data = axes.clone(), axes.clone()
-        one.b_dec.data = torch.linspace(-1, 1, d_model, dtype=torch.float64)
+        one.encoder.W.data, one.decoder.W.data = axes.clone(), axes.clone()
+        one.decoder.b.data = torch.linspace(-1, 1, d_model, dtype=torch.float64)
         dictionaries[site] = one
     suite = Suite(dictionaries, lm)
     suite.connect(every_pair(suite))

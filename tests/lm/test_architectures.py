@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from scae.data import train_tokenizer
-from scae.lm import LanguageModel, UnsupportedModelError, open_model
-from scae.sites import Site
+from scae.lm import LanguageModel, Module, UnsupportedModelError, open_model
+from scae.lm.paths import Attention, Direct
 from scae.typing import Tensor
 
 README = Path(__file__).parents[2] / "README.md"
@@ -156,16 +156,20 @@ def test_splicing_in_what_is_there_changes_nothing(opened: SimpleNamespace, toke
     """Also: what an MLP's dictionary reads in the live model is what the frozen path says."""
     lm: LanguageModel = opened.lm
     trace = lm.trace(tokens)
-    reads: dict[Site, Tensor] = {}
+    reads: dict[Module, Tensor] = {}
 
-    def identity(site: Site, read: Tensor, wrote: Tensor) -> Tensor:
-        reads[site] = read
+    def identity(module: Module, read: Tensor, wrote: Tensor) -> Tensor:
+        reads[module] = read
         return wrote
 
-    wrote = lm.splice(trace, identity)
-    for site in lm.paths.modules:
-        torch.testing.assert_close(wrote[site], trace.outputs[site.module], rtol=1e-4, atol=1e-5)
-        assert reads[site].shape == trace.embed.shape
+    wrote = lm.splice(trace, identity, readers=lm.paths.modules)
+    assert wrote.keys() == reads.keys() == set(lm.paths.modules)
+    for module, stream in trace.streams(lm.paths.levels):
+        torch.testing.assert_close(wrote[module], trace.outputs[module], rtol=1e-4, atol=1e-5)
+        assert reads[module].shape == trace.embed.shape
+        if module.kind == "mlp":
+            ours = Direct(lm.paths, module).read(stream, trace)
+            torch.testing.assert_close(ours, reads[module], rtol=1e-4, atol=1e-4)
 
 
 def test_virtual_weights_are_the_linear_path_of_one_row(opened: SimpleNamespace, tokens: Tensor) -> None:
@@ -175,16 +179,17 @@ def test_virtual_weights_are_the_linear_path_of_one_row(opened: SimpleNamespace,
     encoder, decoder = torch.randn(2, 3, paths.d_model, generator=torch.Generator().manual_seed(0))
     stream = torch.zeros_like(trace.embed)
     stream[:, 2] = decoder[0]
-    for site in paths.modules:
-        moved = (paths.read(site, stream, trace) - paths.read(site, stream * 0, trace)) @ encoder.T
-        weight = (paths.readers(site, encoder) * paths.writers(site, decoder[:1])).sum(-1)  # down, head
+    for module in paths.modules:
+        path = Attention(paths, module) if module.kind == "attn" else Direct(paths, module)
+        moved = (path.read(stream, trace) - path.read(stream * 0, trace)) @ encoder.T
+        weight = (path.readers(encoder) * path.writers(decoder[:1])).sum(-1)  # down, head
         contributions = torch.zeros(*tokens.shape, weight.shape[1], 3)
         contributions[:, 2] = weight.T
-        mover = paths.mover(site, trace, torch.tensor(1.0))
-        if site.kind == "mlp":
-            arrived = mover.view(*tokens.shape, 1) * contributions[:, :, 0]
-        else:
+        mover = path.mover(trace, torch.tensor(1.0))
+        if path.moves:
             arrived = torch.einsum("bqkh,bkhi->bqi", mover, contributions)
+        else:
+            arrived = mover.view(*tokens.shape, 1) * contributions[:, :, 0]
         torch.testing.assert_close(arrived, moved, rtol=1e-3, atol=1e-4)
         assert moved.abs().max() > 1e-3
 

@@ -11,8 +11,9 @@ from scae.config import TinyModel
 from scae.data import train_tokenizer
 from scae.lm import LanguageModel, Trace, UnsupportedModelError, check_borders
 from scae.lm.borders import visible
+from scae.lm.modules import Module
+from scae.lm.paths import Attention
 from scae.lm.tiny import TinyTraining, build_tiny
-from scae.sites import Site
 from scae.typing import Tensor
 
 TOKENS = torch.tensor([[1, 7, 8, 9, 4, 6, 6, 30, 12], [1, 5, 5, 5, 5, 20, 21, 22, 2]])
@@ -54,27 +55,28 @@ def test_a_document_does_not_know_its_neighbours(lm: LanguageModel, bounded: Tra
     other[0, 7:] = 11
     changed = lm.trace(other, documents=DOCUMENTS)
     inside = DOCUMENTS[0] == 2
-    for site in lm.paths.modules:
-        assert torch.equal(changed.outputs[site][0, inside], bounded.outputs[site][0, inside])
-        assert not torch.equal(changed.outputs[site][0, ~inside], bounded.outputs[site][0, ~inside])
+    for module in lm.paths.modules:
+        assert torch.equal(changed.outputs[module][0, inside], bounded.outputs[module][0, inside])
+        assert not torch.equal(changed.outputs[module][0, ~inside], bounded.outputs[module][0, ~inside])
 
 
 def test_the_first_document_is_what_it_is_alone(lm: LanguageModel, bounded: Trace) -> None:
     alone = lm.trace(TOKENS[:1, :4])
-    for site in lm.paths.modules:
-        torch.testing.assert_close(bounded.outputs[site][:1, :4], alone.outputs[site], rtol=1e-8, atol=1e-9)
+    for module in lm.paths.modules:
+        torch.testing.assert_close(bounded.outputs[module][:1, :4], alone.outputs[module], rtol=1e-8, atol=1e-9)
 
 
 def test_the_linear_paths_still_give_the_models_outputs(lm: LanguageModel, bounded: Trace) -> None:
-    stream = bounded.embed
-    for site in lm.paths.modules[:1]:
-        torch.testing.assert_close(lm.paths.read(site, stream, bounded), bounded.outputs[site], rtol=1e-4, atol=1e-5)
+    for module, stream in bounded.streams(lm.paths.levels):
+        if module.kind == "attn":
+            ours = Attention(lm.paths, module).read(stream, bounded)
+            torch.testing.assert_close(ours, bounded.outputs[module], rtol=1e-4, atol=1e-5)
 
 
 def test_a_spliced_run_stays_inside_too(lm: LanguageModel, bounded: Trace, make_suite: Any) -> None:
-    wrote = lm.splice(bounded, lambda site, read, out: out)
-    for site in lm.paths.modules:
-        torch.testing.assert_close(wrote[site], bounded.outputs[site], rtol=1e-8, atol=1e-9)
+    wrote = lm.splice(bounded, lambda module, read, out: out, readers=())
+    for module in lm.paths.modules:
+        torch.testing.assert_close(wrote[module], bounded.outputs[module], rtol=1e-8, atol=1e-9)
     suite, inside = make_suite(lm), DOCUMENTS[0] == 2
     other = TOKENS.clone()
     other[0, 1:4] = torch.tensor([33, 3, 17])
@@ -92,7 +94,7 @@ def test_what_no_document_could_foretell_is_not_scored(bounded: Trace) -> None:
 
 def test_a_model_whose_scores_cannot_be_changed_is_refused(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     check_borders(lm)
-    monkeypatch.setattr(Site, "hook_scores", property(lambda site: f"blocks.{site.layer}.hook_resid_pre"))
+    monkeypatch.setattr(Module, "hook_scores", property(lambda module: f"blocks.{module.layer}.hook_resid_pre"))
     monkeypatch.setattr("scae.lm.model.hide_others", lambda documents: lambda value, hook: value)
     with pytest.raises(UnsupportedModelError, match=r"data\.attend_across=false: the attention of layers \[0, 1"):
         check_borders(lm)

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scae.lm import LanguageModel, Trace, UnsupportedModelError, open_model
+from scae.lm import LanguageModel, Module, Trace, UnsupportedModelError, open_model
 from scae.lm.checks import check_blocks, check_exact
-from scae.sites import Site, precedes
+from scae.lm.paths import Attention, Direct
 from scae.typing import Tensor
 
 STORIES = Path(__file__).parents[2] / "../shared/data/stories260K"
@@ -26,7 +26,7 @@ def log_probs(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def hugging_face(tiny: SimpleNamespace, tokens: Tensor, ablated: Site | None = None) -> Tensor:
+def hugging_face(tiny: SimpleNamespace, tokens: Tensor, ablated: Module | None = None) -> Tensor:
     """Next-token log-probabilities of the model as it was before folding, one module's output set to 0."""
     layers, attn = {
         "gpt2": lambda hf: (hf.transformer.h, "attn"),
@@ -57,68 +57,53 @@ def test_the_traced_stream_gives_the_models_predictions(tiny: SimpleNamespace, t
     torch.testing.assert_close(log_probs(logits), hugging_face(tiny, trace.tokens), rtol=0, atol=1e-5)
 
 
-def test_the_linear_paths_reproduce_attention_outputs(lm: LanguageModel, trace: Trace) -> None:
-    for site in lm.paths.modules:
-        if site.kind == "attn":
-            upstream = [m for m in lm.paths.modules if precedes(m, site, parallel=lm.paths.parallel)]
-            close(lm.paths.read(site, trace.stream(upstream), trace), trace.outputs[site.module])
-            with pytest.raises(AssertionError):  # every upstream module matters
-                close(lm.paths.read(site, trace.stream(upstream[:-1]) * 1.01, trace), trace.outputs[site.module])
-
-
-def test_virtual_weights_are_the_linear_path_of_one_row(lm: LanguageModel, trace: Trace) -> None:
-    """A decoder row put on the stream at one position moves a downstream encoder row by its virtual weight."""
-    generator = torch.Generator().manual_seed(0)
-    encoder, decoder = (torch.randn(3, lm.paths.d_model, generator=generator, dtype=torch.float64) for _ in range(2))
-    stream = torch.zeros_like(trace.embed)
-    stream[:, 2] = decoder[0]
-    for site in lm.paths.modules:
-        without = lm.paths.read(site, torch.zeros_like(stream), trace)
-        moved = (lm.paths.read(site, stream, trace) - without) @ encoder.T
-        weight = (lm.paths.readers(site, encoder) * lm.paths.writers(site, decoder[:1])).sum(-1)  # down, head
-        contributions = torch.zeros(*trace.live.shape, weight.shape[1], 3, dtype=torch.float64)
-        contributions[:, 2] = weight.T
-        mover = lm.paths.mover(site, trace, torch.tensor(0.5).double()) / 2
-        if site.kind == "mlp":
-            close(mover.view(*trace.live.shape, 1) * contributions[:, :, 0], moved)
-        else:
-            close(torch.einsum("bqkh,bkhi->bqi", mover, contributions), moved)
-
-
 def test_a_trace_is_of_the_windows_it_was_given(lm: LanguageModel, trace: Trace) -> None:
     alone = lm.trace(trace.tokens[1:2, :4])
     assert alone.live.all()
-    for site in lm.paths.modules:
-        close(alone.outputs[site], trace.outputs[site.module][1:2, :4])
-        assert not trace.outputs[site.module].requires_grad
+    for module in lm.paths.modules:
+        close(alone.outputs[module], trace.outputs[module][1:2, :4])
+        assert not trace.outputs[module].requires_grad
     bare = lm.trace(trace.tokens, trace.live, patterns=False)
     assert bare.patterns is None
     with pytest.raises(ValueError, match=r"no attention patterns, which 0\.attn needs"):
-        lm.paths.read(Site(0, "attn"), bare.embed, bare)
+        Attention(lm.paths, Module(0, "attn")).read(bare.embed, bare)
     assert trace.n_live == int(trace.live.sum())
 
 
 def test_splicing_in_what_is_there_changes_nothing(lm: LanguageModel, trace: Trace) -> None:
-    reads: dict[Site, Tensor] = {}
+    reads: dict[Module, Tensor] = {}
 
-    def identity(site: Site, read: Tensor, wrote: Tensor) -> Tensor:
-        reads[site] = read
+    def identity(module: Module, read: Tensor, wrote: Tensor) -> Tensor:
+        reads[module] = read
         return wrote
 
-    wrote = lm.splice(trace, identity)
+    wrote = lm.splice(trace, identity, readers=lm.paths.modules)
     assert set(wrote) == set(lm.paths.modules)
-    for site in lm.paths.modules:
-        close(wrote[site], trace.outputs[site.module])
-        upstream = [m for m in lm.paths.modules if precedes(m, site, parallel=lm.paths.parallel)]
-        close(reads[site], lm.paths.read(site, trace.stream(upstream), trace))
+    for module, stream in trace.streams(lm.paths.levels):
+        close(wrote[module], trace.outputs[module])
+        close(reads[module], Direct(lm.paths, module).read(stream, trace))
+        if module.kind == "attn":
+            close(wrote[module], Attention(lm.paths, module).read(stream, trace))
 
 
-@pytest.mark.parametrize("site", [Site(0, "attn"), Site(0, "mlp"), Site(1, "attn"), Site(1, "mlp")], ids=str)
-def test_splicing_in_zeros_is_zero_ablation(tiny: SimpleNamespace, trace: Trace, site: Site) -> None:
+def test_only_what_is_asked_for_is_read(lm: LanguageModel, trace: Trace) -> None:
+    asked, told = {Module(0, "mlp"), Module(1, "attn")}, set()
+
+    def look(module: Module, read: Tensor | None, wrote: Tensor) -> Tensor:
+        if read is not None:
+            told.add(module)
+        return wrote
+
+    lm.splice(trace, look, readers=asked)
+    assert told == asked
+
+
+@pytest.mark.parametrize("module", [Module(0, "attn"), Module(0, "mlp"), Module(1, "attn"), Module(1, "mlp")], ids=str)
+def test_splicing_in_zeros_is_zero_ablation(tiny: SimpleNamespace, trace: Trace, module: Module) -> None:
     lm = tiny.lm
-    wrote = lm.splice(trace, lambda at, read, out: out * 0 if at == site else out)
+    wrote = lm.splice(trace, lambda at, read, out: out * 0 if at == module else out, readers=())
     ours = log_probs(lm.paths.logits(trace.embed + sum(wrote.values(), torch.zeros(()))))
-    theirs = hugging_face(tiny, trace.tokens, ablated=site)
+    theirs = hugging_face(tiny, trace.tokens, ablated=module)
     assert (theirs - hugging_face(tiny, trace.tokens)).abs().max() > 1e-2
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
@@ -127,10 +112,10 @@ def test_gradients_flow_through_the_model_into_what_is_spliced_in(lm: LanguageMo
     direction = torch.linspace(-1, 2, lm.paths.d_model, dtype=torch.float64)
 
     def last_output(amount: Tensor) -> Tensor:
-        def replace_first(site: Site, read: Tensor, wrote: Tensor) -> Tensor:
-            return wrote + amount * direction if site == Site(0, "attn") else wrote
+        def replace_first(module: Module, read: None, wrote: Tensor) -> Tensor:
+            return wrote + amount * direction if module == Module(0, "attn") else wrote
 
-        wrote = lm.splice(trace, replace_first)
+        wrote = lm.splice(trace, replace_first, readers=())
         return wrote[lm.paths.modules[-1]].square().sum()
 
     amount = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)

@@ -31,7 +31,7 @@ def test_the_parts_add_up_to_the_term(comparison: Comparison, term: Term) -> Non
 
 
 def test_a_squared_error_belongs_to_its_token_and_site(comparison: Comparison) -> None:
-    site = sorted(comparison.out.codes)[1]
+    site = list(comparison.out.codes)[1]
     name = f"the reconstruction at {site}"
     ours, target = comparison.out.outputs[site.module], comparison.trace.outputs[site.module]
     error = (ours - target).square().sum(-1)

@@ -19,8 +19,8 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def suite(lm: LanguageModel, make_suite: Make, ragged: Make) -> Suite:
-    suite = make_suite(lm, sites=lm.paths.modules[:-1])  # the last module keeps its own output
+def suite(lm: LanguageModel, make_suite: Make, ragged: Make, all_sites: Make) -> Suite:
+    suite = make_suite(lm, sites=all_sites(lm)[:-1])  # the last module keeps its own output
     suite.connect(ragged(suite.layout))
     return suite
 
@@ -75,7 +75,8 @@ def test_mse(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel) ->
     total = 0.0
     for site in suite.sites:
         unit = float(suite[site].writes.scale)
-        squares = [((trace.outputs[site.module][p] - out.outputs[site.module][p]).detach().numpy() ** 2).mean() / unit**2 for p in at]
+        errors = [(trace.outputs[site.module][p] - out.outputs[site.module][p]).detach().numpy() for p in at]
+        squares = [(error**2).mean() / unit**2 for error in errors]
         total += sum(squares) / len(squares)
     assert value(Recon(weight=1.0, kind="mse", knee=4.0), out, trace, lm) == pytest.approx(total, rel=1e-10)
 
@@ -97,7 +98,7 @@ def test_huber_is_mse_up_to_the_knee_and_linear_in_the_error_beyond(
         moved = target.clone()
         moved[at] += error
         loss = Recon(weight=1.0, kind="huber", knee=4.0)(
-            Comparison(replace(clean, outputs=clean.outputs | {site: moved}), trace, lm.paths)
+            Comparison(replace(clean, outputs=clean.outputs | {site.module: moved}), trace, lm.paths)
         )
         return float(loss.detach()) * n_live, float(torch.autograd.grad(loss, error)[0])
 
@@ -119,10 +120,10 @@ def test_the_gradient_of_fvu_reaches_every_parameter_of_every_site(
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 1e-6, name
     for site in suite.sites:
-        if site.kind == "mlp":
+        if site.transcoder:
             y, y_hat = trace.outputs[site.module][trace.live], out.outputs[site.module][trace.live].detach()
             expected = -2 * suite[site].writes.scale * (y - y_hat).sum(0) / (y - y.mean(0)).square().sum()
-            torch.testing.assert_close(suite[site].b_dec.grad, expected, rtol=1e-9, atol=1e-11)
+            torch.testing.assert_close(suite[site].decoder.b.grad, expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("layers", ["all", [1], [0, 1]])
@@ -130,11 +131,11 @@ def test_block_mse(out: SuiteOutput, trace: Trace, lm: LanguageModel, layers: An
     at, chosen = live_positions(trace), range(lm.paths.n_layers) if layers == "all" else layers
     total = 0.0
     for layer in chosen:
-        sites = [site for site in lm.paths.modules if site.layer <= layer]
+        modules = [module for module in lm.paths.modules if module.layer <= layer]
         clean, error = [], 0.0
         for p in at:
-            gap = sum((out.outputs[s][p] - trace.outputs[s][p]).detach().numpy() for s in sites)
-            clean.append(trace.embed[p].numpy() + sum(trace.outputs[s][p].numpy() for s in sites))
+            gap = sum((out.outputs[m][p] - trace.outputs[m][p]).detach().numpy() for m in modules)
+            clean.append(trace.embed[p].numpy() + sum(trace.outputs[m][p].numpy() for m in modules))
             error += float((gap**2).sum())
         mean = sum(clean) / len(clean)
         total += error / sum(((x - mean) ** 2).sum() for x in clean) / len(chosen)
@@ -186,7 +187,7 @@ def test_a_suite_that_writes_what_the_model_writes_loses_nothing(
 def test_the_mean_predictor_has_a_fvu_of_one_a_site(
     suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel
 ) -> None:
-    means = {site: o[trace.live].mean(0).expand_as(o) for site, o in trace.outputs.items()}
+    means = {module: o[trace.live].mean(0).expand_as(o) for module, o in trace.outputs.items()}
     constant = replace(out, outputs=means)
     assert value(Recon(weight=1.0, kind="fvu", knee=4.0), constant, trace, lm) == pytest.approx(
         len(suite.sites), rel=1e-10
@@ -207,7 +208,7 @@ def test_auxk_is_the_share_of_the_error_that_dead_features_leave(
         site: torch.randn(trace.embed.shape, dtype=torch.float64, generator=generator).requires_grad_()
         for site in sites
     }
-    written = {site: o.detach().clone().requires_grad_() for site, o in out.outputs.items()}
+    written = {module: o.detach().clone().requires_grad_() for module, o in out.outputs.items()}
     both = replace(out, outputs=written, revived=revived)
     total = 0.0
     for site in sites:
@@ -221,7 +222,7 @@ def test_auxk_is_the_share_of_the_error_that_dead_features_leave(
     assert float(loss.detach()) == pytest.approx(total, rel=1e-10)
     loss.backward()
     for site in sites:
-        assert written[site].grad is None  # the error is a target here, not something to lower
+        assert written[site.module].grad is None  # the error is a target here, not something to lower
         grad = revived[site].grad
         assert grad is not None
         assert grad[trace.live].abs().max() > 0
@@ -264,12 +265,12 @@ def test_bos_and_padding_never_enter(
         trace,
         tokens=elsewhere,
         embed=disturbed(trace.embed),
-        outputs={site: disturbed(o) for site, o in trace.outputs.items()},
+        outputs={module: disturbed(o) for module, o in trace.outputs.items()},
     )
     other_out = replace(
         out,
         embed=other_trace.embed,
-        outputs={site: disturbed(o) for site, o in out.outputs.items()},
+        outputs={module: disturbed(o) for module, o in out.outputs.items()},
         revived={site: disturbed(r) for site, r in out.revived.items()},
     )
     assert torch.equal(make()(Comparison(other_out, other_trace, lm.paths)), expected)

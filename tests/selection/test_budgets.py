@@ -42,7 +42,7 @@ def candidates(*rows: list[float]) -> Candidates:
 @pytest.fixture(scope="module")
 def suite(lm: LanguageModel, make_suite: Make) -> Suite:
     suite = make_suite(lm).eval()
-    suite[suite.sites[0]].b_enc.data[2] = -1e4  # never fires
+    suite[suite.sites[0]].encoder.b.data[2] = -1e4  # never fires
     return suite
 
 
@@ -104,7 +104,7 @@ def test_what_is_kept_is_above_what_is_not(suite: Suite, trace: Trace) -> None:
 def test_importance_is_the_share_of_the_site_that_an_error_of_one_is(suite: Suite, trace: Trace) -> None:
     records = record(suite, lambda: [trace, trace], megabytes=1).records
     for site in suite.sites:
-        f, D = records[0].codes[site].dense().detach(), suite[site].W_dec.detach()
+        f, D = records[0].codes[site].dense().detach(), suite[site].decoder.W.detach()
         written = sum(float(f[t, i] ** 2 * D[i] @ D[i]) for t in range(len(f)) for i in range(f.shape[1]))
         for i in range(f.shape[1]):
             expected = float((f[:, i] > 0).sum() * (D[i] @ D[i])) / written
@@ -127,9 +127,9 @@ def test_a_unit_of_a_site_changes_no_choice(lm: LanguageModel, trace: Trace, mak
     before = chosen(suite, trace)
     for site in suite.sites:
         dictionary = suite[site]
-        for parameter in (dictionary.W_enc, dictionary.b_enc):
+        for parameter in (dictionary.encoder.W, dictionary.encoder.b):
             parameter.data *= 4
-        dictionary.W_dec.data /= 4
+        dictionary.decoder.W.data /= 4
         dictionary.ceiling *= 4
         assert chosen(suite, trace) == before
 

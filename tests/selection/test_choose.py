@@ -36,7 +36,7 @@ def connectivity(**changes: Any) -> Connectivity:
 @pytest.fixture(scope="module")
 def suite(lm: LanguageModel, make_suite: Make) -> Suite:
     suite = make_suite(lm).eval()
-    suite[suite.sites[0]].b_enc.data[2] = -1e4  # never fires
+    suite[suite.sites[0]].encoder.b.data[2] = -1e4  # never fires
     return suite
 
 
@@ -191,7 +191,7 @@ def test_from_a_file(suite: Suite, trace: Trace, make_suite: Make, lm: LanguageM
 
 def test_description_of_a_small_example() -> None:
     attn, mlp, second = Site(0, "attn"), Site(0, "mlp"), Site(1, "attn")
-    layout = Layout((attn, mlp, second), (2, 3, 2), parallel=False)
+    layout = Layout((attn, mlp, second), (2, 3, 2), reads=(0, 1, 2))
     pairs = {mlp: [(0, 0), (0, 1), (2, 1)], second: [(0, 0), (0, 2), (0, 4), (1, 3)]}
     inputs = {
         site: Inputs.from_pairs(*torch.tensor(listed).T, layout.size(site))  # type: ignore[call-arg]

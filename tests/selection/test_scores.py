@@ -2,13 +2,14 @@
 
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from scae.connections import Connections, Inputs, Layout
+from scae.connections import Connections, Inputs
 from scae.kernels import SparseCode
 from scae.lm import LanguageModel, Trace
 from scae.selection import Record, Sample, mean_contributions, record
@@ -39,7 +40,7 @@ def traces(lm: LanguageModel, trace: Trace) -> list[Trace]:
 def suite(lm: LanguageModel, make_suite: Make) -> Suite:
     suite = make_suite(lm)
     for site in (suite.sites[0], suite.sites[1], suite.sites[-1]):
-        suite[site].b_enc.data[SILENT] = -1e4
+        suite[site].encoder.b.data[SILENT] = -1e4
     return suite.eval()
 
 
@@ -64,9 +65,9 @@ def brute_force(
     """The definition, one query, head and key at a time; `[down, up]`."""
     paths = suite.lm.paths
     W_V, W_O = paths.W_V[site.layer].numpy(), paths.W_O[site.layer].numpy()
-    E = (suite[site].W_enc.detach() / suite[site].reads.scale).numpy()
+    E = (suite[site].encoder.W.detach() / suite[site].reads.scale).numpy()
     ups = suite.layout.upstream(site)
-    D = np.concatenate([(suite[up].W_dec.detach() * suite[up].writes.scale).numpy() for up in ups])
+    D = np.concatenate([(suite[up].decoder.W.detach() * suite[up].writes.scale).numpy() for up in ups])
     if architecture != "llama":  # LayerNorm subtracts the mean, RMSNorm does not
         D = D - D.mean(1, keepdims=True)
     fired = sum((one.codes[site].dense().detach().numpy() > 0).sum(0) for one in sample.records) > 0
@@ -185,7 +186,7 @@ def test_scores_do_not_depend_on_the_chunk(suite: Suite, sample: Sample[Record],
 
 
 def test_chunks_cover_a_site_and_stay_below_the_bound(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
-    large = Layout(suite.layout.sites, (800,) * len(suite.layout.sites), suite.layout.parallel)
+    large = replace(suite.layout, sizes=(800,) * len(suite.sites))
     monkeypatch.setattr(suite, "layout", large)
     for site in suite.sites[-2:]:
         found = list(chunks(suite, site, 1))

@@ -44,9 +44,9 @@ def scene(tiny: SimpleNamespace, make_suite: Make, ragged: Make) -> SimpleNamesp
     ordinary, rare = (lm.trace(*windows(rare=rare).batch(range(40))) for rare in (False, True))
     for site in suite.sites:
         suite[site].ceiling.fill_(torch.inf)
-        suite[site].b_enc.data.zero_()
-        suite[site].normalise_decoder()
-        suite[site].W_enc.data.copy_(suite[site].W_dec.data)  # as in a new dictionary
+        suite[site].encoder.b.data.zero_()
+        suite[site].decoder.normalise()
+        suite[site].encoder.W.data.copy_(suite[site].decoder.W.data)  # as in a new dictionary
     start_from_data(suite, [windows(rare=False).batch(range(40))], centred=True, furthest=0.01)
     usual = dict(true_inputs(suite, ordinary))
     for site, x in true_inputs(suite, rare):
@@ -55,8 +55,8 @@ def scene(tiny: SimpleNamespace, make_suite: Make, ragged: Make) -> SimpleNamesp
             continue
         direction = torch.nn.functional.normalize(dictionary.reads.enter(x[AT][None])[0], dim=0)
         reach = (dictionary.reads.enter(usual[site][ordinary.live]) @ direction).max()
-        dictionary.W_enc.data[0] = 300 * direction
-        dictionary.b_enc.data[0] = -300 * reach
+        dictionary.encoder.W.data[0] = 300 * direction
+        dictionary.encoder.b.data[0] = -300 * reach
     suite.connect(ragged(suite.layout))
     return SimpleNamespace(suite=suite, ordinary=ordinary, rare=rare)
 
@@ -122,7 +122,7 @@ def test_an_activation_at_its_ceiling_has_no_gradient(scene: SimpleNamespace) ->
     assert cut.any()
     suite.zero_grad()
     code.value[cut].sum().backward()
-    assert suite[site].W_enc.grad is None or (suite[site].W_enc.grad == 0).all()
+    assert suite[site].encoder.W.grad is None or (suite[site].encoder.W.grad == 0).all()
 
 
 def test_a_bound_leaves_text_like_its_sample_alone(scene: SimpleNamespace) -> None:

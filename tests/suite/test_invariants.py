@@ -12,8 +12,8 @@ from scae import kernels
 from scae.config import AuxK
 from scae.connections import Connections, Inputs
 from scae.dictionaries import TopK
-from scae.lm import LanguageModel, Trace
-from scae.sites import Site, levels, precedes
+from scae.lm import LanguageModel, Module, Trace
+from scae.sites import Site, in_order
 from scae.suite import Mode, Suite, SuiteOutput, passes
 
 MODES: tuple[Mode, ...] = ("plain", "spliced", "dense", "pruned")
@@ -122,22 +122,25 @@ def test_all_connections_equal_the_dense_pass_for_revived_features(
 
 
 def test_reading_the_true_stream_is_reading_the_model(lm: LanguageModel, trace: Trace, make_suite: Make) -> None:
-    seen: dict[Site, torch.Tensor] = {}
+    seen: dict[Module, torch.Tensor] = {}
 
-    def keep(site: Site) -> Callable[..., None]:
-        return lambda value, hook: seen.__setitem__(site, value)
+    def keep(module: Module) -> Callable[..., None]:
+        return lambda value, hook: seen.__setitem__(module, value)
 
-    hooks = [(f"blocks.{layer}.ln2.hook_normalized", keep(Site(layer, "mlp"))) for layer in range(lm.paths.n_layers)]
+    hooks = [(f"blocks.{layer}.ln2.hook_normalized", keep(Module(layer, "mlp"))) for layer in range(lm.paths.n_layers)]
     lm.bridge.run_with_hooks(trace.tokens, fwd_hooks=hooks)
     suite = make_suite(lm)
     plain = suite(trace, "plain")
     live = trace.live.flatten()
-    for site in lm.paths.modules:
-        truth = trace.outputs[site.module] if site.kind == "attn" else seen[site]
-        upstream = [m for m in lm.paths.modules if precedes(m, site, parallel=lm.paths.parallel)]
-        read = lm.paths.read(site, trace.stream(upstream), trace)
-        close(read, truth)
+    compared = set()
+    for module, stream in trace.streams(lm.paths.levels):
+        truth = trace.outputs[module] if module.kind == "attn" else seen[module]
+        site = suite.site_at(module)
+        assert site is not None
+        close(suite.path(site).read(stream, trace), truth)
         close(suite[site].encode(truth.flatten(0, 1), live).dense(), plain.codes[site].dense())
+        compared.add(site)
+    assert compared == set(suite.sites)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -146,7 +149,7 @@ def test_behind_true_outputs_every_pass_is_the_plain_pass(
 ) -> None:
     everywhere = make_suite(lm)
     plain = everywhere(trace, "plain")
-    for site in lm.paths.modules:
+    for site in everywhere.sites:
         alone = Suite({site: everywhere[site]}, lm)  # no other module has a dictionary
         alone.connect(Connections.none(alone.layout))
         out = alone(trace, mode)
@@ -165,7 +168,7 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
     W_V, W_O, b_O = paths.W_V.numpy(), paths.W_O.numpy(), paths.b_O.numpy()
     n_heads, per_kv = W_O.shape[1], W_O.shape[1] // W_V.shape[1]
     r0, live = trace.embed.numpy(), trace.live.numpy()
-    own = {site: out.numpy() for site, out in trace.outputs.items()}
+    own = {Site(module.layer, module.kind): out.numpy() for module, out in trace.outputs.items()}
     n_batch, n_pos, _ = r0.shape
     modules = [Site(layer, kind) for layer in range(W_V.shape[0]) for kind in ("attn", "mlp")]
     f = {s: np.zeros((n_batch, n_pos, suite[s].n_features)) for s in layout.sites}
@@ -174,7 +177,7 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
 
     unit = {s: {name: value.numpy() for name, value in suite[s].named_buffers()} for s in layout.sites}
     constants = {
-        s: suite[s].b_dec.detach().numpy() * unit[s]["writes.scale"] + unit[s]["writes.centre"] for s in layout.sites
+        s: suite[s].decoder.b.detach().numpy() * unit[s]["writes.scale"] + unit[s]["writes.centre"] for s in layout.sites
     }
 
     def centred(row: np.ndarray) -> np.ndarray:
@@ -202,7 +205,7 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
         for i in range(suite[site].n_features):
             E_i = params["W_enc"][i] / unit[site]["reads.scale"]
             ups = [numbers[n] for n in inputs.up[int(inputs.crow[i]) : int(inputs.crow[i + 1])].tolist()]
-            decoder = {(u, j): suite[u].W_dec.detach().numpy()[j] * unit[u]["writes.scale"] for u, j in ups}
+            decoder = {(u, j): suite[u].decoder.W.detach().numpy()[j] * unit[u]["writes.scale"] for u, j in ups}
             own_bias = -E_i @ unit[site]["reads.centre"]
             if site.kind == "mlp":
                 v = [centred(E_i)]
@@ -242,9 +245,10 @@ def test_the_pruned_pass_is_the_formula(
     trace: Trace,
     make_suite: Make,
     ragged: Ragged,
+    all_sites: Callable[[LanguageModel], list[Site]],
     missing: tuple[Site, ...],
 ) -> None:
-    suite = make_suite(lm, n_features=6, sites=[site for site in lm.paths.modules if site not in missing])
+    suite = make_suite(lm, n_features=6, sites=[site for site in all_sites(lm) if site not in missing])
     suite.connect(ragged(suite.layout))
     seen: dict[Site, torch.Tensor] = {}
     out = passes.pruned(suite, trace, lambda site, alone, pre: seen.__setitem__(site, pre))
@@ -262,10 +266,10 @@ def test_without_connections_only_the_base_is_read(lm: LanguageModel, trace: Tra
     last = suite.sites[-1]
     before = suite(trace).codes[last].dense()
     for site in suite.sites[:-1]:
-        suite[site].W_dec.data.mul_(-3)
-        suite[site].b_enc.data.add_(1)
+        suite[site].decoder.W.data.mul_(-3)
+        suite[site].encoder.b.data.add_(1)
     assert torch.equal(suite(trace).codes[last].dense(), before)
-    suite[suite.sites[0]].b_dec.data.add_(1 + torch.arange(lm.paths.d_model))
+    suite[suite.sites[0]].decoder.b.data.add_(1 + torch.arange(lm.paths.d_model))
     assert not torch.equal(suite(trace).codes[last].dense(), before)
 
 
@@ -281,8 +285,8 @@ def observed(suite: Suite, trace: Trace) -> tuple[dict[Site, torch.Tensor], Suit
 def shout(suite: Suite, site: Site, feature: int) -> None:
     """Make a feature fire strongly everywhere, and write something else."""
     suite[site].ceiling[feature] = torch.inf
-    suite[site].b_enc.data[feature] += 50
-    suite[site].W_dec.data[feature] += torch.linspace(1, -2, suite.lm.paths.d_model, dtype=torch.float64)
+    suite[site].encoder.b.data[feature] += 50
+    suite[site].decoder.W.data[feature] += torch.linspace(1, -2, suite.lm.paths.d_model, dtype=torch.float64)
 
 
 def keep_all(suite: Suite, activation: str) -> None:
@@ -302,7 +306,7 @@ def test_an_unconnected_feature_changes_no_preactivation(
     keep_all(suite, activation)
     suite.connect(ragged(suite.layout))
     loud, feature = suite.sites[0], 2
-    second = levels(suite.sites, parallel=lm.paths.parallel)[1]
+    second = in_order(suite.sites, lm.paths.levels)[1]
     with kernels.use(backend):
         before, _ = observed(suite, trace)
         shout(suite, loud, feature)
@@ -343,7 +347,7 @@ def test_a_feature_without_connections_reaches_only_the_final_stream(
             others[feature] = False
         assert torch.equal(after[site][:, others], before[site][:, others]), site
         if site != loud:
-            assert torch.equal(out_after.outputs[site], out_before.outputs[site])
+            assert torch.equal(out_after.outputs[site.module], out_before.outputs[site.module])
     assert (out_after.residual() - out_before.residual())[trace.live].abs().min() > 0
 
 

@@ -110,7 +110,7 @@ def test_their_pass_is_stored(suite: Suite, tmp_path: Path) -> None:
         threshold_rate=0.1,
         auxk=AuxK(weight=0.0, k=1, dead_after=1),
     )
-    stored = Suite.from_config(sae, lm.paths.modules[:2], lm)
+    stored = Suite.from_config(sae, suite.sites[:2], lm)
     for mode in (None, "plain", "pruned"):
         stored.threshold_pass = mode
         save(stored, sae, tmp_path)

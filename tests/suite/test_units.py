@@ -94,11 +94,11 @@ def trained(suite: Suite, windows: TokenWindows, objective: Objective, mode: Mod
         optimiser.zero_grad()
         loss.total.backward()
         for site in suite.sites:
-            suite[site].project_decoder_gradient()
+            suite[site].decoder.project_gradient()
             torch.nn.utils.clip_grad_norm_(suite[site].parameters(), 1.0)
         optimiser.step()
         for site in suite.sites:
-            suite[site].normalise_decoder()
+            suite[site].decoder.normalise()
             suite[site].count_firing(out.codes[site].fired(), int(trace.live.sum()))
         losses.append(loss)
     return losses
@@ -152,8 +152,8 @@ def test_the_unit_of_the_stream_changes_nothing(
     lms = [opened(copy.deepcopy(hf)), opened(in_other_units(hf, tiny.architecture, factor))]
     batch = windows.batch(range(3))
     one, other = (lm.trace(batch.tokens, batch.live) for lm in lms)
-    for site, output in one.outputs.items():
-        assert torch.equal(output * factor, other.outputs[site.module]), f"{site} of the model itself"
+    for module, output in one.outputs.items():
+        assert torch.equal(output * factor, other.outputs[module]), f"{module} of the model itself"
     one, other = (experiment(lm, make_suite, activation, windows) for lm in lms)
     for ours, theirs in zip(one.losses, other.losses, strict=True):
         assert ours.terms == theirs.terms

@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_a_number(
 
 def test_a_gradient_of_one_site(gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path) -> None:
     def poison(module: SuiteTraining) -> None:
-        module.suite[Site(1, "attn")].b_enc.grad[0] = float("inf")  # type: ignore[index]
+        module.suite[Site(1, "attn")].encoder.b.grad[0] = float("inf")  # type: ignore[index]
 
     suite = make_suite(gpt2)
     module = suite_training(suite, cls=at_step(poison, hook="on_after_backward"))
@@ -163,7 +163,7 @@ def test_a_weight_that_the_loss_does_not_see(
     """A feature whose bias is NaN never fires: the loss stays finite, the checkpoint must not hold it."""
 
     def poison(module: SuiteTraining) -> None:
-        module.suite[Site(0, "mlp")].b_enc.data[3] = float("nan")
+        module.suite[Site(0, "mlp")].encoder.b.data[3] = float("nan")
 
     with pytest.raises(NonFiniteError, match=r"stopped after step 5 of 8.*: b_enc of 0\.mlp\n"):
         train(suite_training(make_suite(gpt2, activation="relu"), cls=at_step(poison)), windows, tmp_path)

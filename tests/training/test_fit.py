@@ -163,13 +163,13 @@ def test_decoder_rows_stay_at_norm_one_where_asked(
 ) -> None:
     suite = make_suite(gpt2)
     for site in suite.sites:
-        suite[site].normalise_decoder()
+        suite[site].decoder.normalise()
     before = state(suite)
     run(suite, windows, tmp_path, loss=objective(), config=training(steps=5, unit_norm=unit_norm))
-    norms = torch.cat([suite[site].W_dec.detach().norm(dim=1) for site in suite.sites])
+    norms = torch.cat([suite[site].decoder.W.detach().norm(dim=1) for site in suite.sites])
     assert (torch.allclose(norms, torch.ones_like(norms), atol=1e-12)) == unit_norm
     for site in suite.sites:
-        assert not torch.equal(suite[site].W_dec, before[f"dictionaries.{site.layer}_{site.kind}.W_dec"])
+        assert not torch.equal(suite[site].decoder.W, before[f"dictionaries.{site.layer}_{site.kind}.decoder.W"])
 
 
 def test_every_dictionary_is_clipped_on_its_own(gpt2: LanguageModel, make_suite: Make) -> None:
@@ -279,7 +279,7 @@ def test_an_interrupted_and_resumed_run_is_the_same_run(
 
     def fresh() -> Suite:
         suite = make_suite(gpt2, activation=activation, auxk=AuxK(weight=1.0, k=3, dead_after=100))
-        suite[suite.sites[0]].b_enc.data[:2] = -30  # silent, so that its clock and AuxK have something to do
+        suite[suite.sites[0]].encoder.b.data[:2] = -30  # silent, so that its clock and AuxK have something to do
         return suite
 
     def train(folder: Path, loss: Objective, module: type[SuiteTraining] = SuiteTraining) -> dict[str, torch.Tensor]:
@@ -339,7 +339,7 @@ def test_the_language_model_is_not_trained(
 def test_clocks_count_text_tokens(gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path) -> None:
     suite = make_suite(gpt2)
     site = suite.sites[0]
-    suite[site].b_enc.data[1] = -1e6
+    suite[site].encoder.b.data[1] = -1e6
     run(suite, windows, tmp_path, loss=objective(), config=training(steps=7))
     module = data(windows, 7)
     live = sum(int(module.batch(step, rank=0, world_size=1).live.sum()) for step in range(7))
@@ -353,7 +353,7 @@ def test_the_share_of_dead_features_is_logged_whether_or_not_they_are_revived(
 ) -> None:
     suite = make_suite(gpt2, auxk=AuxK(weight=weight, k=3, dead_after=200))
     for site in suite.sites:
-        suite[site].b_enc.data[:3] = -1e6
+        suite[site].encoder.b.data[:3] = -1e6
     run(suite, windows, tmp_path, loss=objective(auxk=weight), config=training(lr=1e-5))
     rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").open()))
     dead = [float(row["train/dead"]) for row in rows if row["train/dead"]]
@@ -373,8 +373,8 @@ def test_a_new_suite_starts_from_the_data(
     suite = make_suite(gpt2, activation=activation)
     for site in suite.sites:
         suite[site].ceiling.fill_(torch.inf)
-        suite[site].b_enc.data.zero_()
-        suite[site].W_enc.data.mul_(50)  # far from where it will be
+        suite[site].encoder.b.data.zero_()
+        suite[site].encoder.W.data.mul_(50)  # far from where it will be
     batches = [data(windows, 3).batch(step, rank=0, world_size=1) for step in range(3)]
     start_from_data(suite, batches, centred=centred, furthest=0.01)
     traces = [gpt2.trace(b.tokens, b.live) for b in batches]
@@ -387,7 +387,7 @@ def test_a_new_suite_starts_from_the_data(
         furthest = (target - constant).norm(dim=1).argmax()
         usual = target[torch.arange(len(target)) != furthest]  # a unit leaves the furthest hundredth out
         torch.testing.assert_close(constant, usual.mean(0), rtol=1e-2, atol=1e-2)
-        assert bool((suite[site].b_dec == 0).all()) == centred
+        assert bool((suite[site].decoder.b == 0).all()) == centred
         unit = suite[site].writes.enter(target)
         assert float(unit.square().mean()) == pytest.approx(1.0, rel=0.1)
         ours = torch.cat([out.outputs[site.module][out.live] for out in outs]).detach() - constant
@@ -403,8 +403,8 @@ def test_the_start_leaves_no_threshold_of_another_scale(
     suite = make_suite(gpt2, activation="batchtopk").train()
     for site in suite.sites:
         suite[site].ceiling.fill_(torch.inf)
-        suite[site].b_enc.data.zero_()
-        suite[site].W_enc.data.mul_(50)
+        suite[site].encoder.b.data.zero_()
+        suite[site].encoder.W.data.mul_(50)
     batches = [data(windows, 3).batch(step, rank=0, world_size=1) for step in range(3)]
     start_from_data(suite, batches, centred=True, furthest=0.01)
     fresh = make_suite(gpt2, activation="batchtopk").train()

@@ -47,8 +47,8 @@ config = Training(steps=8, batch_size=8, lr=0.01, warmup=0.1, decay=0.3, unit_no
 trainer = TrainerConfig(accelerator="cpu", devices=2, num_nodes=1, strategy="ddp", precision="32-true", accumulate=1,
                         clip=0.1, chunk_mb=32, checkpoint_minutes=1e-6, worst_share_warning=0.01, progress=False)
 torch.manual_seed(0)
-suite = Suite({{site: Dictionary(d_model=16, n_features=20, activation=TopK(k=3), transcoder=site.kind == "mlp")
-               for site in lm.paths.modules}}, lm).double()
+suite = Suite({{site: Dictionary(d_model=16, n_features=20, activation=TopK(k=3), transcoder=site.transcoder)
+               for site in tiny._all_sites(lm)}}, lm).double()
 objective = Objective([Recon(weight=1.0, kind="fvu", knee=4.0), Failing(weight=1.0)])
 module = SuiteTraining(suite, objective, config, mode="pruned", clip=0.1, identity={{"artifact": "x"}})
 warned = []

@@ -41,11 +41,11 @@ class Spliced(Term):
     def __call__(self, comparison: Comparison) -> torch.Tensor:
         trace = comparison.trace
         self.traces.append(trace)
-        wrote = self.lm.splice(trace, lambda site, read, out: out)
-        put_back = self.lm.splice(trace, lambda site, read, out: trace.outputs[site.module])
-        for site, output in trace.outputs.items():
-            assert torch.equal(wrote[site], output), site
-            assert torch.equal(put_back[site], output), site
+        wrote = self.lm.splice(trace, lambda module, read, out: out, readers=())
+        put_back = self.lm.splice(trace, lambda module, read, out: trace.outputs[module], readers=())
+        for module, output in trace.outputs.items():
+            assert torch.equal(wrote[module], output), module
+            assert torch.equal(put_back[module], output), module
         return comparison.out.residual().square().mean()
 
 
@@ -74,7 +74,7 @@ def test_both_runs_of_the_model_are_equal_bit_for_bit(
         assert trace.autocast == torch.bfloat16
         exact = single.trace(trace.tokens, trace.live)
         assert exact.autocast is None
-        assert any(not torch.equal(exact.outputs[site], output) for site, output in trace.outputs.items())
+        assert any(not torch.equal(exact.outputs[module], output) for module, output in trace.outputs.items())
 
 
 def test_the_dictionaries_of_a_spliced_run_compute_in_their_own_precision(single: LanguageModel) -> None:
@@ -83,10 +83,10 @@ def test_the_dictionaries_of_a_spliced_run_compute_in_their_own_precision(single
         trace = single.trace(torch.arange(8)[None])
         seen: list[torch.dtype] = []
 
-        def replace(site: Any, read: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        def replace(module: Any, read: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
             seen.append((out @ matrix).dtype)
             return out
 
-        single.splice(trace, replace)
+        single.splice(trace, replace, readers=trace.outputs)
         assert (matrix @ matrix).dtype == torch.bfloat16
     assert set(seen) == {torch.float32}

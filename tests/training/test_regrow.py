@@ -39,7 +39,7 @@ def windows() -> TokenWindows:
 @pytest.fixture
 def suite(lm: LanguageModel, make_suite: Make, ragged: Make) -> Suite:
     suite = make_suite(lm, n_features=14)
-    suite[suite.sites[-1]].b_enc.data[5] = -1e4  # never fires
+    suite[suite.sites[-1]].encoder.b.data[5] = -1e4  # never fires
     suite.connect(ragged(suite.layout))
     return suite
 

@@ -58,7 +58,7 @@ for activation in ("relu", "topk", "batchtopk"):
         for loss, (mode, parts) in losses.items():
             revival = AuxK(weight=0.1, k=3, dead_after=100) if auxk in parts else None
             suite = tiny.make_suite.__wrapped__()(lm, activation=activation, n_features=20, auxk=revival)
-            suite[suite.sites[0]].b_enc.data[:2] = -30.0
+            suite[suite.sites[0]].encoder.b.data[:2] = -30.0
             suite.connect(tiny.ragged.__wrapped__()(suite.layout))
             folder = out / activation / packed / loss
             folder.mkdir(parents=True, exist_ok=True)

@@ -16,19 +16,19 @@ def test_an_edge_takes_twenty_bytes(
     """Five numbers of four bytes: one is that of the edge list, one numbers the sources anew for the weights."""
     suite = make_suite(lm, n_features=40)
     suite.connect(ragged(suite.layout))
-    edge_list = suite.connections
+    connections = suite.connections
     for site in suite.sites:
-        if not len(edge_list[site]):
+        if not len(connections[site]):
             continue
         suite.virtual.weights(site)
         into: Any = suite.virtual._into(site)
-        held: list[Tensor] = [edge_list[site].up]
+        held: list[Tensor] = [connections[site].up]
         for edges in (into.edges, into.from_sources):
             assert isinstance(edges, Edges)
             held += edges.tensors
         by_place = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
         pointers = sum(
             tensor.untyped_storage().nbytes()
-            for tensor in (into.edges.ptr, into.from_sources.ptr, edge_list[site].crow)
+            for tensor in (into.edges.ptr, into.from_sources.ptr, connections[site].crow)
         )
-        assert sum(by_place.values()) - pointers == 20 * len(edge_list[site])
+        assert sum(by_place.values()) - pointers == 20 * len(connections[site])
