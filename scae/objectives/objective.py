@@ -14,9 +14,10 @@ from scae.typing import Float, Tensor
 class Objective:
     """`objective(out, trace, paths)` is the loss of one pass."""
 
-    def __init__(self, terms: list[Term], *, offers: Collection[str]) -> None:
-        """offers: the auxiliary quantities that the dictionaries have; a term that wants another is left out, too."""
-        self.terms = [term for term in terms if term.weight and (term.aux is None or term.aux in offers)]
+    def __init__(self, terms: list[Term], *, offers: Collection[str] | None = None) -> None:
+        """offers: the auxiliary quantities that the dictionaries have, None: whatever a term wants; a term that wants
+        another is left out, too."""
+        self.terms = [term for term in terms if term.weight and _there(term, offers)]
 
     @classmethod
     def from_config(cls, loss: Loss, sae: AnySae) -> "Objective":
@@ -61,3 +62,8 @@ class Objective:
         for term in self.terms:
             parts |= {part: term.weight * value for part, value in term.by_token(comparison).items()}
         return parts
+
+
+def _there(term: Term, offers: Collection[str] | None) -> bool:
+    """Whether the dictionaries have what a term wants of them."""
+    return term.aux is None or offers is None or term.aux in offers
