@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from scae.config.active import SWITCH, Neutral
 from scae.config.errors import null
 from scae.config.section import Fraction, Positive, Section, Weight
 
 
 class AuxK(Section):
-    weight: Weight
+    weight: Annotated[Weight, SWITCH]
     k: Positive = Field(description="dead features that reconstruct the error of a token")
     dead_after: Positive = Field(description="tokens without firing after which a feature counts as dead")
 
@@ -18,7 +19,9 @@ class AuxK(Section):
 class Bound(Section):
     """No activation exceeds `margin` times the largest that its feature has in the plain pass."""
 
-    margin: Annotated[float, Field(ge=1)] | None = Field(description="null: activations are not bounded")
+    margin: Annotated[Annotated[float, Field(ge=1)] | None, SWITCH] = Field(
+        description="null: activations are not bounded"
+    )
     tokens: Positive = Field(description="training tokens on which the largest activations are found")
 
 
@@ -52,7 +55,7 @@ class VanillaSae(Sae):
     """ReLU: whatever is positive is active."""
 
     kind: Literal["vanilla"]
-    l1: Weight = Field(description="weight of the L1 norm of the activations, a token")
+    l1: Annotated[Weight, Neutral(0.0)] = Field(description="weight of the L1 norm of the activations, a token")
 
 
 class TopKSae(Sae):
