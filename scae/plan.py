@@ -2,8 +2,9 @@
 
     model ─► pretrain ─► select ─► finetune ─► evaluate
 
-What an artifact's name covers is decided here, and it is exactly what determines its content. So a sweep over C shares
-everything up to the selection, and the twins that do not depend on C are shared by the whole sweep.
+What an artifact's name covers is decided here, and it is exactly what determines its content: of each section of the
+configuration the keys that are active (`scae.config.active`). So a sweep over C shares everything up to the selection,
+and the twins that do not depend on C are shared by the whole sweep.
 """
 
 import hashlib
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scae.artifacts import Artifact, fingerprint
-from scae.config import Config, Connectivity, LocalModel, Regrow, Stage, TinyModel
+from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, TinyModel
+from scae.config.active import active
 from scae.data import corpus_fingerprint, windows_of
 
 Pass = Literal["pruned", "plain"]
@@ -22,14 +24,6 @@ VERSIONS: dict[Stage, int] = {"model": 1, "pretrain": 1, "select": 2, "finetune"
 """Part of the name of whatever a stage makes. Raise the number of a stage when the same configuration gives another
 result than before (a bug is fixed, a default inside the code changes, a file gets another format), so that nobody goes
 on with what the old code made; not when only speed, memory or the log change. What follows is renamed with it."""
-
-SELECTION_DEPENDS_ON = {
-    "none": (),
-    "all": (),
-    "random": ("C", "scope"),
-    "file": ("path",),
-    "contribution": ("C", "scope", "weighting", "tokens"),
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ class Plan:
         """The embedded model, trained here; None where the model comes from elsewhere."""
         if not isinstance(self.config.model, TinyModel):
             return None
-        return self._artifact("model", self.data | {"model": self.config.model.model_dump(), "seed": self.config.seed})
+        return self._artifact("model", self.data | {"model": active(self.config.model), "seed": self.config.seed})
 
     @cached_property
     def model_identity(self) -> Any:
@@ -78,14 +72,14 @@ class Plan:
         if self.model is not None:
             return self.model.name
         if isinstance(model, LocalModel):
-            return {"local": fingerprint(Path(model.path)), "dtype": model.dtype}
-        return model.model_dump()
+            return active(model) | {"local": fingerprint(Path(model.path))}
+        return active(model)
 
     @cached_property
     def pretrain(self) -> Artifact:
         config = self.config
-        made_from = self.data | {"training": config.pretrain.model_dump(mode="json")}
-        made_from |= {"sites": config.sites.model_dump(), "sae": config.sae.model_dump()} | self._trainer()
+        made_from = self.data | {"training": active(config.pretrain) | {"loss": self._loss(config.pretrain.loss)}}
+        made_from |= {"sites": active(config.sites), "sae": active(config.sae)} | self._trainer()
         if self.model is not None:
             return self._artifact("pretrain", made_from, self.model.name)
         return self._artifact("pretrain", made_from | {"model": self.model_identity})
@@ -95,23 +89,18 @@ class Plan:
         if selection.shuffled:
             degrees_of = self.select(Selection(connectivity))
             return self._artifact("select", {"shuffled": True, "seed": self.config.seed}, degrees_of.name)
-        relevant = {name: getattr(connectivity, name) for name in SELECTION_DEPENDS_ON[connectivity.method]}
+        made_from = active(connectivity) | {"seed": self.config.seed}
         if connectivity.method == "file":
-            relevant["path"] = fingerprint_file(Path(connectivity.path or ""))
-        if (connectivity.method, connectivity.scope, connectivity.budget) == ("contribution", "joint", "by_score"):
-            relevant |= {"budget": connectivity.budget, "spread": connectivity.spread}
-        made_from = {"method": connectivity.method, "seed": self.config.seed} | relevant
+            made_from["file"] = fingerprint_file(Path(connectivity.path or ""))
         return self._artifact("select", made_from, self.pretrain.name)
 
     def finetune(self, one: Finetuned) -> Artifact:
         config = self.config
         made_from = {
-            "training": config.finetune.model_dump(exclude={"regrow"}),
-            "loss": config.loss.model_dump(mode="json"),
+            "training": active(config.finetune) | {"regrow": active(one.regrow) if one.regrow else None},
+            "loss": self._loss(config.loss),
             "mode": one.mode,
         }
-        if one.regrow is not None:
-            made_from["regrow"] = one.regrow.model_dump()
         upstream = [self.pretrain.name] + ([self.select(one.selection).name] if one.selection else [])
         return self._artifact("finetune", made_from | self._trainer(), *upstream)
 
@@ -155,8 +144,7 @@ class Plan:
     def evaluate(self) -> Artifact:
         upstream = [self.finetune(self.pruned).name, self.select(self.random).name]
         upstream += [self.finetune(twin).name for twin in self.twins.values()]
-        made_from = {"evaluation": self.config.evaluation.model_dump(), "C": self.config.connectivity.C}
-        return self._artifact("evaluate", made_from, *upstream)
+        return self._artifact("evaluate", {"evaluation": active(self.config.evaluation)}, *upstream)
 
     @property
     def selections(self) -> list[Selection]:
@@ -178,15 +166,17 @@ class Plan:
     def _artifact(self, stage: Stage, made_from: dict[str, Any], *upstream: str) -> Artifact:
         return Artifact(self.root, stage, made_from, upstream, VERSIONS[stage])
 
+    def _loss(self, loss: Loss) -> dict[str, Any]:
+        """Its terms, without one that this type of dictionary has nothing for; with what its dead features are."""
+        terms = active(loss)
+        if "penalty" not in self.config.sae.offers:
+            terms.pop("sparsity", None)
+        if "auxk" in terms:
+            terms["auxk"] |= active(self.config.sae.auxk)
+        return terms
+
     def _trainer(self) -> dict[str, Any]:
-        """What of the trainer decides the result. Devices are left out: a batch is counted over all of them."""
-        trainer = self.config.trainer
-        return {
-            "precision": trainer.precision,
-            "accumulate": trainer.accumulate,
-            "clip": trainer.clip,
-            "seed": self.config.seed,
-        }
+        return {"trainer": active(self.config.trainer), "seed": self.config.seed}
 
 
 def fingerprint_file(path: Path) -> str:

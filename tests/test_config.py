@@ -148,6 +148,12 @@ def test_all_problems_are_told_at_once(composed: Composed) -> None:
     assert len(message.splitlines()) == 4
 
 
+def test_the_keys_of_a_section_are_told_once(composed: Composed) -> None:
+    message = refusal(composed, "+sae.kk=3", "+sae.auxkk=3")
+    assert message.count("allowed in sae") == 1
+    assert "sae.auxkk: no such key; did you mean `sae.auxk`?" in message
+
+
 def test_what_needs_a_value_is_told_at_once(composed: Composed) -> None:
     message = refusal(composed, "model=local", "data=text")
     assert "model.path" in message

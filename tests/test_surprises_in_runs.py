@@ -53,13 +53,13 @@ CASES = (
     *("sites.kinds=[mlp,attn]", "optimized_metric=nothing", "optimized_metric=''", "model.n_heads=4"),
     *("model.vocab_size=100000", "model.lr=1e30", "model.batch_size=1", "model.dtype=bfloat16"),
     *("model.d_model=2 model.n_heads=1 sae.k=1", "model.d_mlp=1", "model.steps=1", "stages=[select]"),
+    *("model.warmup=0 model.decay=1", "model.beta1=0 model.beta2=0", "model.beta2=0.9999999"),
     *(
-        "model.warmup=0 model.decay=1",
-        "model.beta1=0 model.beta2=0",
-        "model.beta2=0.999999999",
         "model.weight_decay=1e30",
+        "pretrain.start.batches=1",
+        "pretrain.start.batches=1000000000000",
+        "pretrain.start.furthest=0",
     ),
-    *("pretrain.start.batches=1", "pretrain.start.batches=1000000000000", "pretrain.start.furthest=0"),
     *("pretrain.start.furthest=0.999999", "evaluation.first_look=1"),
 )
 

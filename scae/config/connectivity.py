@@ -1,26 +1,37 @@
 """`connectivity`: which features upstream a feature may read from, and what they are chosen by."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from scae.config.active import BY_CONTENT, UNNAMED, ReadIf
 from scae.config.errors import null
 from scae.config.section import Count, Positive, Section
 
 
 class Connectivity(Section):
     method: Literal["contribution", "random", "all", "none", "file"]
-    C: Count = Field(description="connections a feature may read from")
-    scope: Literal["joint", "per_site"] = Field(description="C over all upstream sites together, or for each of them")
-    weighting: Literal["all", "firing", "activation"] = Field(description="tokens the mean contribution is taken over")
-    tokens: Positive = Field(description="training tokens that the contributions are measured on")
-    chunk_mb: Positive = Field(description="bound on the score matrix held at a time")
-    budget: Literal["even", "by_score"] = Field(
+    C: Annotated[Count, ReadIf(method=("contribution", "random"))] = Field(
+        description="connections a feature may read from"
+    )
+    scope: Annotated[Literal["joint", "per_site"], ReadIf(method=("contribution", "random"))] = Field(
+        description="C over all upstream sites together, or for each of them"
+    )
+    weighting: Annotated[Literal["all", "firing", "activation"], ReadIf(method="contribution")] = Field(
+        description="tokens the mean contribution is taken over"
+    )
+    tokens: Annotated[Positive, ReadIf(method="contribution")] = Field(
+        description="training tokens that the contributions are measured on"
+    )
+    chunk_mb: Annotated[Positive, UNNAMED] = Field(description="bound on the score matrix held at a time")
+    budget: Annotated[Literal["even", "by_score"], ReadIf(method="contribution", scope="joint")] = Field(
         description="C for every feature, or as many in all where they matter most; scope=per_site is always even"
     )
-    spread: Positive = Field(description="budget=by_score: a feature gets between C / spread and C x spread")
-    path: str | None = Field(description="method=file: a connections .safetensors")
+    spread: Annotated[Positive, ReadIf(budget="by_score")] = Field(
+        description="budget=by_score: a feature gets between C / spread and C x spread"
+    )
+    path: Annotated[str | None, BY_CONTENT] = Field(description="method=file: a connections .safetensors")
 
     def problems(self, key: str) -> Iterator[str]:
         if (self.method == "file") != (self.path is not None):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from scae.config.active import BY_CONTENT, Neutral
 from scae.config.errors import ConfigError, shortened
 from scae.config.section import Fraction, Positive, Section, Text
 
@@ -23,9 +24,11 @@ class Windows(Section):
     separator: Literal["auto", "none", "bos", "eos"] = Field(
         description="the token between packed documents; auto: what the model predicts text best with"
     )
-    attend_across: bool = Field(description="whether attention may cross the border of two packed documents")
+    attend_across: Annotated[bool, Neutral(True)] = Field(
+        description="whether attention may cross the border of two packed documents"
+    )
     heldout: Fraction = Field(description="share of the documents that only evaluation sees")
-    max_tokens: Positive | None = Field(description="stop after this many tokens; null: all")
+    max_tokens: Annotated[Positive | None, Neutral(None)] = Field(description="stop after this many tokens; null: all")
 
     @property
     def settled_separator(self) -> Separator:
@@ -53,7 +56,9 @@ class StdlibData(Windows):
 
 class TextData(Windows):
     kind: Literal["text"]
-    path: Text | list[Text] = Field(examples=["texts"], description="files, folders, globs of .txt, .jsonl, .parquet")
+    path: Annotated[Text | list[Text], BY_CONTENT] = Field(
+        examples=["texts"], description="files, folders, globs of .txt, .jsonl, .parquet"
+    )
     field: str = Field(description="the column of .jsonl and .parquet that holds the text")
 
     def problems(self, key: str) -> Iterator[str]:

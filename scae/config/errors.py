@@ -47,11 +47,14 @@ def cannot_run(problems: Iterable[str]) -> ConfigError:
 def explain(error: ValidationError, values: Mapping[str, Any], schema: type[BaseModel]) -> Iterator[str]:
     """One line a key. pydantic reports every branch of a union (`all`, or a list of layers): they become one `or`."""
     allowed: dict[tuple[str, str], list[str]] = {}
+    listed: set[tuple[str, ...]] = set()
     for problem in error.errors():
         path, item, found = _locate(problem, values)
         key, of_kind = ".".join(path), _of_kind(path[:-1], values)
         if problem["type"] == "extra_forbidden":
-            yield unknown_key(key, known_keys(path[:-1], values, schema)) + of_kind
+            section, names = tuple(path[:-1]), known_keys(path[:-1], values, schema)
+            yield no_such_key(key, names) if section in listed else unknown_key(key, names) + of_kind
+            listed.add(section)
         elif problem["type"] == "missing":
             yield f"{key}: missing; it was removed with ~, or the chosen group does not set it{of_kind}"
         else:
@@ -68,11 +71,17 @@ def explain(error: ValidationError, values: Mapping[str, Any], schema: type[Base
 
 def unknown_key(key: str, allowed: Iterable[str]) -> str:
     """The message for a key that does not exist: the nearest spelling and every key of its group."""
-    parent, _, name = key.rpartition(".")
     names = list(allowed)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean `{parent + '.' if parent else ''}{close[0]}`? " if close else ""
-    return f"{key}: no such key; {hint}allowed in {parent or 'the top level'}: {', '.join(names)}"
+    told = no_such_key(key, names)
+    parent = key.rpartition(".")[0] or "the top level"
+    return f"{told}{' ' if told.endswith('?') else '; '}allowed in {parent}: {', '.join(names)}"
+
+
+def no_such_key(key: str, allowed: Iterable[str]) -> str:
+    """The same without the keys, where they have been said."""
+    parent, dot, name = key.rpartition(".")
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    return f"{key}: no such key" + (f"; did you mean `{parent}{dot}{close[0]}`?" if close else "")
 
 
 def unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:

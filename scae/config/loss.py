@@ -8,37 +8,40 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from scae.config.active import SWITCH, Neutral, ReadIf
 from scae.config.section import Layers, Rate, Section, Weight
 
 
 class Recon(Section):
-    weight: Weight
+    weight: Annotated[Weight, SWITCH]
     kind: Literal["fvu", "mse", "huber"]
-    knee: Rate = Field(description="kind=huber: the error, in units of its site, beyond which the loss is linear")
+    knee: Annotated[Rate, ReadIf(kind="huber")] = Field(
+        description="kind=huber: the error, in units of its site, beyond which the loss is linear"
+    )
 
 
 class BlockMse(Section):
-    weight: Weight
+    weight: Annotated[Weight, SWITCH]
     layers: Layers = Field(description="layers after which the residual streams are compared")
 
 
 class LogitKl(Section):
-    weight: Weight
-    temperature: Annotated[float, Field(gt=0, le=10**6)]
+    weight: Annotated[Weight, SWITCH]
+    temperature: Annotated[float, Field(gt=0, le=10**6), Neutral(1.0)]
 
 
 class CrossEntropy(Section):
-    weight: Weight
+    weight: Annotated[Weight, SWITCH]
 
 
 class Sparsity(Section):
     """Weighs what a type of dictionary has to pay for: vanilla the L1 norm, types that pick their number nothing."""
 
-    weight: Weight
+    weight: Annotated[Weight, SWITCH]
 
 
 class AuxK(Section):
-    weight: Weight = Field(description="of what dead features (`sae.auxk`) leave of the error of a token")
+    weight: Annotated[Weight, SWITCH] = Field(description="of what dead features (`sae.auxk`) leave of the error of a token")
 
 
 BESIDE = ("sparsity", "auxk")

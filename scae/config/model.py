@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from scae.config.active import BY_CONTENT, Neutral
 from scae.config.schedule import Decay, Warmup, schedule_problems
 from scae.config.section import FromZero, Positive, Rate, Section, Text, Weight
 
@@ -27,7 +28,9 @@ class TinyModel(Section):
     decay: Decay
     beta1: FromZero = Field(description="AdamW: how much of the running mean of gradients stays in a step")
     beta2: FromZero = Field(description="AdamW: how much of the running mean of their squares stays in a step")
-    weight_decay: Weight = Field(description="AdamW: share of a weight that a step takes away, times the rate")
+    weight_decay: Annotated[Weight, Neutral(0.0)] = Field(
+        description="AdamW: share of a weight that a step takes away, times the rate"
+    )
     dtype: Literal["float32", "bfloat16"]
 
     def problems(self, key: str) -> Iterator[str]:
@@ -43,7 +46,9 @@ class LocalModel(Section):
     """Any Hugging Face causal language model directory."""
 
     kind: Literal["local"]
-    path: Text = Field(examples=["models/pythia-70m"], description="a folder with config.json and tokenizer.json")
+    path: Annotated[Text, BY_CONTENT] = Field(
+        examples=["models/pythia-70m"], description="a folder with config.json and tokenizer.json"
+    )
     dtype: Literal["float32", "bfloat16"]
 
     def problems(self, key: str) -> Iterator[str]:
@@ -58,7 +63,7 @@ class HubModel(Section):
 
     kind: Literal["hub"]
     name: Text = Field(examples=["EleutherAI/pythia-70m-deduped"])
-    revision: str | None
+    revision: Annotated[str | None, Neutral(None)]
     dtype: Literal["float32", "bfloat16"]
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from scae.config.active import SWITCH, Unnamed
 from scae.config.errors import null
 from scae.config.section import Fraction, Positive, Section
 
@@ -19,7 +20,9 @@ class AuxK(Section):
 class Bound(Section):
     """No activation exceeds `margin` times the largest that its feature has in the plain pass."""
 
-    margin: Annotated[float, Field(ge=1)] | None = Field(description="null: activations are not bounded")
+    margin: Annotated[Annotated[float, Field(ge=1)] | None, SWITCH] = Field(
+        description="null: activations are not bounded"
+    )
     tokens: Positive = Field(description="training tokens on which the largest activations are found")
 
 
@@ -30,7 +33,7 @@ class Sae(Section):
     expansion: Positive | None
     centred: bool = Field(description="whether the unit of a site subtracts its mean, as it divides by its size")
     bound: Bound
-    auxk: AuxK
+    auxk: Annotated[AuxK, Unnamed("the losses that read it have it in their names")]
 
     offers: ClassVar[frozenset[str]] = frozenset({"revived"})
     """What a dictionary can be asked for by a loss term (`scae.dictionaries.Encoded`)."""

@@ -5,10 +5,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from scae.config.active import Neutral
 from scae.config.section import FromZero
 
-Warmup = Annotated[FromZero, Field(description="share of the steps with a rising rate")]
-Decay = Annotated[float, Field(ge=0, le=1, description="share of the steps, at the end, with a falling rate")]
+Warmup = Annotated[FromZero, Neutral(0.0), Field(description="share of the steps with a rising rate")]
+Decay = Annotated[
+    float, Field(ge=0, le=1), Neutral(0.0), Field(description="share of the steps, at the end, with a falling rate")
+]
 
 
 def schedule_problems(key: str, warmup: float, decay: float) -> Iterator[str]:

@@ -2,6 +2,9 @@
 
 A section is one frozen record a conf group, or a part of one. It has the type, the range and the meaning of every key,
 and no value: values live in `conf/`. Rules between its own keys are in its `problems`.
+
+A new key needs a type, a description and a line in `conf/`, and a word on what it does to the names of artifacts: read
+`scae.config.active` first.
 """
 
 from collections.abc import Iterator

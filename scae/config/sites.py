@@ -4,11 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from scae.config.active import Neutral
 from scae.config.section import Layers, Section, distinct
 
 
 class Sites(Section):
     layers: Layers
     kinds: Annotated[list[Literal["attn", "mlp"]], Field(min_length=1), AfterValidator(distinct)]
-    embed: bool = Field(description="whether features read tokens along connections only; false: from the base, all")
-    unembed: bool = Field(description="whether logits read features along connections only; false: from all of them")
+    embed: Annotated[bool, Neutral(False)] = Field(
+        description="whether features read tokens along connections only; false: from the base, all"
+    )
+    unembed: Annotated[bool, Neutral(False)] = Field(
+        description="whether logits read features along connections only; false: from all of them"
+    )

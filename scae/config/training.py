@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from scae.config.active import SWITCH, Neutral
 from scae.config.loss import Loss
 from scae.config.schedule import Decay, Warmup, schedule_problems
 from scae.config.section import Fraction, FromZero, Positive, Rate, Section
@@ -28,7 +29,7 @@ class Start(Section):
     """What a new suite takes from the model before it is trained: the unit of each site, biases and scales."""
 
     batches: Positive = Field(description="micro-steps, the first, that it is taken from")
-    furthest: FromZero = Field(
+    furthest: Annotated[FromZero, Neutral(0.0)] = Field(
         description="share of the tokens, those furthest from the median, that are left out where a unit is measured"
     )
 
@@ -45,7 +46,9 @@ class Pretrain(Training):
 class Regrow(Section):
     """Connections that move during finetuning, where they were chosen by contribution; any others stay."""
 
-    every: Positive | None = Field(description="steps between two rounds; null: the connections stay")
+    every: Annotated[Positive | None, SWITCH] = Field(
+        description="steps between two rounds; null: the connections stay"
+    )
     share: Fraction = Field(description="of a feature's connections, those that the first round may move at most")
     until: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the steps over which `share` falls to 0")
     batches: Positive = Field(description="micro-steps, the latest, that a round measures on")

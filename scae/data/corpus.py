@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scae.config import ConfigError, HubData, StdlibData, TextData, text_files
+from scae.config.active import active
 from scae.failures import some
 from scae.hub import use_what_is_here_if_unreachable
 
@@ -79,7 +80,7 @@ def fingerprint(data: Data) -> str:
 def windows_of(data: Data) -> dict[str, Any]:
     """The data section as plain values, for a name: its separator settled, and without the place of the text, which
     `fingerprint` knows by its content."""
-    return data.model_dump(mode="json", exclude={"path"}) | {"separator": data.settled_separator}
+    return active(data) | {"separator": data.settled_separator}
 
 
 def is_heldout(index: int, share: float) -> bool:
