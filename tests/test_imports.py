@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     (
         "typing",
+        "arms",
         "sites",
         "config",
         "config_errors",
@@ -29,8 +30,6 @@ LAYERS = (
     ("suite",),
     ("selection", "objectives", "data"),
     ("training", "evaluation", "report", "interop", "analysis"),
-    ("plan",),
-    ("stages", "runs", "separator"),
     ("experiment",),
     ("relaunch",),
     ("hydra_support",),

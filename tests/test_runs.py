@@ -11,7 +11,7 @@ from test_experiment import Finished, execute, finish, variation
 
 from scae.data import heldout_batches, train_and_heldout
 from scae.evaluation import Arm, evaluate
-from scae.runs import load_suite
+from scae.experiment.opened import load_suite
 from scae.sites import Site
 from scae.training import moved_share
 
