@@ -15,7 +15,7 @@ from typing import Any
 
 from scae.arms import ARMS, RESULT, Arm, Pass
 from scae.artifacts import Artifact, fingerprint
-from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, TinyModel
+from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, TinyModel
 from scae.data import corpus_fingerprint, windows_of
 from scae.experiment.table import row
 
@@ -172,7 +172,7 @@ class Plan:
         """The artifacts of these stages."""
         return [piece.artifact for stage in stages for piece in row(stage).pieces(self)]
 
-    def artifact(self, stage: Stage, made_from: dict[str, Any], *upstream: str) -> Artifact:
+    def artifact(self, stage: str, made_from: dict[str, Any], *upstream: str) -> Artifact:
         """What a stage makes from these values and these artifacts."""
         return Artifact(self.root, stage, made_from, upstream, row(stage).version)
 

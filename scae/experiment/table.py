@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from scae.arms import RESULT
 from scae.artifacts import Artifact
-from scae.config import Stage
 
 if TYPE_CHECKING:
     from scae.experiment.plan import Plan
@@ -50,8 +49,8 @@ class Row:
     noted: whether `run.json` says under "stages" where the first piece lies
     """
 
-    name: Stage
-    needs: tuple[Stage, ...]
+    name: str
+    needs: tuple[str, ...]
     version: int
     pieces: Callable[["Plan"], Sequence[Piece]]
     together: bool

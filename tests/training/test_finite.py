@@ -39,7 +39,7 @@ def windows() -> TokenWindows:
 def train(
     module: Any, windows: TokenWindows, folder: Path, *, stage: str = "pretrain", section: str = "", accumulate: int = 1
 ) -> Any:
-    """Fit with a checkpoint after every step, with the section of its stage unless another is named; returns the data."""
+    """Fit with a checkpoint after every step; returns the data. section: the stage itself where none is named."""
     folder.mkdir(exist_ok=True, parents=True)
     data = WindowModule(train=windows, batch_size=BATCH, steps=STEPS * accumulate, seed=5)
     values: dict[str, Any] = {
