@@ -19,12 +19,11 @@ from hydra import compose, initialize_config_dir
 from benchmarks.measure import timed
 from benchmarks.rows import Row, say
 from benchmarks.worker import ROOT
-from scae.config import Config, parse
+from scae.config import STAGES, Config, parse
 from scae.data import Batch, WindowModule, train_and_heldout
-from scae.experiment import STAGES
+from scae.experiment.opened import load_suite
 from scae.hydra_support import values
 from scae.objectives import Objective
-from scae.runs import load_suite
 from scae.suite import Mode, Suite
 from scae.training import SuiteTraining
 

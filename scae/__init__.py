@@ -1,10 +1,23 @@
-"""Sparsely Connected Autoencoders: train, prune and read suites of sparse dictionaries."""
+"""Sparsely Connected Autoencoders: train, prune and read suites of sparse dictionaries.
+
+The public face, for a notebook:
+
+    open_run(folder), Run     a finished run: config, metrics, lm, suite, pretrained, windows, heldout()
+    load_suite(folder)        its suite and its language model, nothing else
+    Suite, Connections        what they are made of
+"""
 
 from importlib import import_module
 from typing import Any
 
-_HOMES = {"Connections": "connections", "Suite": "suite", "load_suite": "runs"}  # opened on first use: torch is heavy
-__all__ = ["Connections", "Suite", "load_suite"]
+_HOMES = {  # opened on first use: torch is heavy
+    "Connections": "connections",
+    "Run": "experiment.opened",
+    "Suite": "suite",
+    "load_suite": "experiment.opened",
+    "open_run": "experiment.opened",
+}
+__all__ = ["Connections", "Run", "Suite", "load_suite", "open_run"]
 
 
 def __getattr__(name: str) -> Any:

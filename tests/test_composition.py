@@ -14,9 +14,9 @@ from hydra import compose, initialize_config_dir
 from test_experiment import alone, configure, corpus, execute, python
 
 from scae.config import Config, parse
+from scae.experiment.plan import Plan
+from scae.experiment.separator import settle
 from scae.hydra_support import values
-from scae.plan import Plan
-from scae.separator import settle
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = ("model", "data", "sites", "sae", "connectivity", "loss", "trainer", "logger")

@@ -202,14 +202,14 @@ def test_a_suite_that_no_memory_holds_is_refused(composed: Composed, key: str) -
 def test_a_model_from_elsewhere_is_asked_for_its_shape_when_it_is_opened(
     composed: Composed, build_tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scae import stages
-    from scae.plan import Plan
+    from scae.experiment import workshop
+    from scae.experiment.plan import Plan
 
     overrides = ["sae.expansion=1", "sae.k=40", "sites.layers=[0,9]", "loss.block_mse.layers=[9]"]
     config = parse(composed("model=hub", "model.name=a/b", *overrides))
-    monkeypatch.setattr(stages, "open_model", lambda *_, **__: build_tiny("gpt2").lm)
+    monkeypatch.setattr(workshop, "open_model", lambda *_, **__: build_tiny("gpt2").lm)
     with pytest.raises(ConfigError) as refused:
-        _ = stages.Stages(config, Plan(config)).lm
+        _ = workshop.Workshop(config, Plan(config)).lm
     for told in (
         "sae.k=40: more than the 16 features of sae.expansion=1 x 16",
         "sites.layers=[0, 9]: the model has 2 layers; allowed: 0 to 1",

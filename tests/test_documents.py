@@ -12,8 +12,8 @@ from test_experiment import Finished, configure, execute, finish
 
 from scae.artifacts import Artifact
 from scae.data import TokenWindows
-from scae.plan import Plan
-from scae.stages import Stages
+from scae.experiment.plan import Plan
+from scae.experiment.workshop import Workshop
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def test_borders_reach_every_run_of_the_model(run: Finished, tmp_path: Path) -> 
     overrides = [*run.overrides, f"paths.output={tmp_path}", "data.attend_across=false"]
     config = configure(*overrides, "stages=[pretrain]")
     execute(config)
-    stages = Stages(config, Plan(config))
+    stages = Workshop(config, Plan(config))
     train, heldout = stages.windows
     assert isinstance(train, TokenWindows)
     for traces in (stages.sample(256), stages.heldout()):

@@ -20,9 +20,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from scae.config import STAGES, Config, ConfigError, parse
+from scae.experiment.plan import Plan
+from scae.experiment.table import TABLE
 from scae.failures import ArtifactError, NonFiniteError
 from scae.hydra_support import values
-from scae.plan import Plan
 
 ROOT = Path(__file__).parents[1]
 TWINS = ("random", "none", "dense_finetuned", "plain_finetuned")
@@ -128,19 +129,17 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The stages that did some work, in order."""
-    from scae.stages import Stages
-
     calls: list[str] = []
 
-    def watched(stage: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def make(self: Any, *args: Any) -> Any:
+    def watched(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def make(*args: Any) -> Any:
             calls.append(stage)
-            return method(self, *args)
+            return work(*args)
 
         return make
 
-    for stage in STAGES:
-        monkeypatch.setattr(Stages, stage, watched(stage, getattr(Stages, stage)))
+    for row in TABLE:
+        monkeypatch.setattr(f"scae.experiment.stages.{row.name}.make", watched(row.name, row.work()))
     return calls
 
 
@@ -238,7 +237,7 @@ def test_training_did_something(finished: Finished) -> None:
 def test_a_repeat_reuses_everything_and_says_the_same(
     finished: Finished, made: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    from scae.experiment import Execution
+    from scae.experiment.execution import Execution
 
     before = (finished.output / "metrics.json").read_bytes()
     started = time.monotonic()
@@ -415,15 +414,17 @@ def test_only_the_first_process_writes_a_suite(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others would write into a folder that the first one renames in the meantime."""
-    from scae import stages
+    from scae.experiment import suite_training
+    from scae.experiment.stages import pretrain
+    from scae.experiment.workshop import Workshop
 
     config = variation(finished, tmp_path)
-    monkeypatch.setattr(stages, "fit", lambda *_, **__: None)
+    monkeypatch.setattr(suite_training, "fit", lambda *_, **__: None)
     for rank, written in (("0", True), ("1", False)):
         folder = tmp_path / rank
         folder.mkdir()
         monkeypatch.setenv("LOCAL_RANK", rank)
-        stages.Stages(config, Plan(config)).pretrain(folder)
+        pretrain.make(Workshop(config, Plan(config)), folder)
         assert (folder / "suite.safetensors").exists() == written
         assert bool(list(folder.iterdir())) == written
 
@@ -485,12 +486,12 @@ def test_a_corpus_that_is_moved_changes_no_name(finished: Finished, made: list[s
 def test_a_full_disk_at_the_end_is_one_error(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scae import experiment
+    from scae.experiment import results
 
     def full(path: Path, text: str) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(experiment, "write_text", full)
+    monkeypatch.setattr(results, "write_text", full)
     with pytest.raises(ArtifactError, match=r"out cannot be written: no space is left \(.*metrics\.json\)"):
         execute(variation(finished, tmp_path))
 
@@ -531,17 +532,18 @@ def test_every_arm_runs_at_thresholds_of_its_own_pass(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, loss: str
 ) -> None:
     """Pretrained in the plain pass or in the live model. A pass that a suite was trained in keeps what it learned."""
-    from scae import stages
+    from scae.experiment.stages import evaluate as stage
+    from scae.experiment.workshop import Workshop
 
     caplog.set_level(logging.INFO, "scae")
     arms: list[Any] = []
-    evaluate = stages.evaluate
+    evaluate = stage.evaluate
 
-    def watched(lm: Any, compared: list[Any], heldout: Any) -> dict[str, float]:
+    def watched(lm: Any, compared: list[Any], *others: Any) -> dict[str, float]:
         arms.extend(compared)
-        return evaluate(lm, compared, heldout)
+        return evaluate(lm, compared, *others)
 
-    monkeypatch.setattr(stages, "evaluate", watched)
+    monkeypatch.setattr(stage, "evaluate", watched)
     changes = ("sae=batchtopk", "sae.expansion=4", "sae.k=4", "pretrain.steps=4", "finetune.steps=3")
     config = variation(finished, tmp_path, *changes, f"loss@pretrain.loss={loss}")
     metrics = execute(config)
@@ -552,7 +554,7 @@ def test_every_arm_runs_at_thresholds_of_its_own_pass(
     assert f"that of {', '.join(foreign)};" in said
     pruned = next(arm.suite for arm in arms if arm.name == "pruned")
     plan = Plan(config)
-    stored = stages.Stages(config, plan).suite(plan.finetune(plan.pruned).folder)
+    stored = Workshop(config, plan).suite(plan.finetune(plan.pruned).folder)
     for site in stored.sites:
         assert pruned[site].activation.threshold == stored[site].activation.threshold
 

@@ -10,6 +10,7 @@ LAYERS = (
     ("config",),
     (
         "typing",
+        "arms",
         "failures",
         "hub",
         "memory",
@@ -28,8 +29,6 @@ LAYERS = (
     ("suite",),
     ("selection", "objectives", "data"),
     ("training", "evaluation", "report", "interop", "analysis"),
-    ("plan",),
-    ("stages", "runs", "separator"),
     ("experiment",),
     ("relaunch",),
     ("hydra_support",),

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from scae.config import Config, parse
+from scae.experiment import table
+from scae.experiment.plan import Plan
 from scae.hydra_support import values
-from scae.plan import VERSIONS, Plan
 
 CONF = Path(__file__).parents[1] / "conf"
 STAGES = ("model", "pretrain", "select", "finetune", "evaluate")
@@ -179,7 +181,8 @@ def test_the_version_of_a_stage_renames_it_and_what_follows(
     of: Of, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = names(of())
-    monkeypatch.setitem(VERSIONS, stage, 99)
+    changed = tuple(replace(row, version=99) if row.name == stage else row for row in table.TABLE)
+    monkeypatch.setattr(table, "TABLE", changed)
     after = names(of())
     assert {one for one in STAGES if before[one] != after[one]} == downstream_of(stage)
 
@@ -214,10 +217,12 @@ def test_twins(of: Of) -> None:
     for plan in plans:
         made = [plan.finetune(plan.pruned).name, *(plan.finetune(twin).name for twin in plan.twins.values())]
         assert len(set(made)) == 5
-        assert plan.twins["random"].selection == plan.random
-        assert plan.random.shuffled
-        assert plan.select(plan.random).upstream == (plan.select(plan.chosen).name,)
-        assert plan.select(plan.random).name != plan.select(plan.chosen).name
+        drawn = plan.twins["random"].selection
+        assert drawn is not None
+        assert drawn.shuffled
+        assert plan.select(drawn).upstream == (plan.select(plan.chosen).name,)
+        assert plan.select(drawn).name != plan.select(plan.chosen).name
+        assert plan.selections[:2] == [plan.chosen, drawn]
     assert Plan(of("evaluation.twins=true")).evaluate.name != Plan(of()).evaluate.name
 
 
@@ -251,7 +256,8 @@ def test_how_a_budget_is_spent_matters_where_it_is_spent_by_score(of: Of) -> Non
     by_score = ("connectivity.budget=by_score",)
     assert changed(of, "connectivity.spread=2", base=by_score) == downstream_of("select")
     even, spent = (Plan(of("evaluation.twins=true", *budget)) for budget in (("connectivity.budget=even",), by_score))
-    assert even.select(even.random).name != spent.select(spent.random).name, "as many into each feature"
+    drawn = [plan.select(plan.selections[1]).name for plan in (even, spent)]
+    assert drawn[0] != drawn[1], "as many into each feature"
     for name in set(even.twins) - {"random"}:
         assert even.finetune(even.twins[name]).name == spent.finetune(spent.twins[name]).name
 
@@ -278,7 +284,7 @@ def test_the_sample_behind_a_selection_depends_on_what_names_it(of: Of) -> None:
     import torch
 
     from scae.data import TokenWindows
-    from scae.stages import Stages
+    from scae.experiment.workshop import Workshop
 
     windows = TokenWindows(
         tokens=torch.arange(4000, dtype=torch.int32).view(250, 16),
@@ -288,7 +294,7 @@ def test_the_sample_behind_a_selection_depends_on_what_names_it(of: Of) -> None:
     seen = {}
     for size in (4, 16, 24):
         config = of("data.context=16", "connectivity.tokens=512", f"evaluation.batch_size={size}")
-        stages: Any = Stages(config, Plan(config))
+        stages: Any = Workshop(config, Plan(config))
         stages.windows = (windows, windows)
         stages._trace = lambda batch: batch
         read = sorted(row for batch in stages.sample(config.connectivity.tokens) for row in batch.tokens[:, 0].tolist())
@@ -304,7 +310,7 @@ import sys
 from hydra import compose, initialize_config_dir
 from scae.config import parse
 from scae.hydra_support import values
-from scae.plan import VERSIONS, Plan
+from scae.experiment.plan import Plan
 with initialize_config_dir({str(CONF)!r}, version_base="1.3"):
     config = parse(values(compose("train", overrides=["paths.output=out", "data=text", "data.path=a.txt",
                                                       "evaluation.twins=true"])))

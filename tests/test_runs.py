@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_experiment import Finished, execute, finish, variation
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from test_experiment import ROOT, Finished, execute, finish, variation
 
 from scae.data import heldout_batches, train_and_heldout
 from scae.evaluation import Arm, evaluate
-from scae.runs import load_suite
+from scae.experiment.opened import Run, load_suite, open_run
 from scae.sites import Site
 from scae.training import moved_share
 
@@ -23,6 +25,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return finish(tmp_path_factory)
 
 
+def record(folder: Path, run: Finished, *changes: str, cwd: Path) -> None:
+    """What Hydra leaves in the directory of a run: the configuration before anything in it is resolved."""
+    overrides = [part for part in run.overrides if not part.startswith("paths.output")]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose("train", overrides=[*overrides, "evaluation.twins=true", *changes])
+    (folder / ".hydra").mkdir(exist_ok=True)
+    OmegaConf.save(composed, folder / ".hydra" / "config.yaml")
+    OmegaConf.save({"hydra": {"runtime": {"cwd": str(cwd)}}}, folder / ".hydra" / "hydra.yaml")
+
+
+@pytest.fixture
+def moved(run: Finished, tmp_path: Path) -> Path:
+    """The directory of the run in another place, its artifacts where they were."""
+    note = json.loads((run.output / "run.json").read_text())
+    note["model"]["path"] = str(run.output / note["model"]["path"])
+    note["stages"] = {stage: str(run.output / path) for stage, path in note["stages"].items()}
+    (tmp_path / "run.json").write_text(json.dumps(note))
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def opened(run: Finished) -> Any:
     return load_suite(run.output)
@@ -31,7 +53,7 @@ def opened(run: Finished) -> Any:
 def test_the_example_of_the_readme(run: Finished, opened: Any) -> None:
     import scae
 
-    assert scae.load_suite is load_suite
+    assert (scae.load_suite, scae.open_run, scae.Run) == (load_suite, open_run, Run)
     suite, lm = opened
     assert not suite.training
     trace = lm.trace(TEXT)
@@ -130,3 +152,58 @@ def test_a_run_whose_artifacts_are_gone(run: Finished, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(note))
     with pytest.raises(ValueError, match=r"gone/finetune"):
         load_suite(tmp_path)
+
+
+# the handle
+
+
+def test_a_run_is_opened_with_everything_that_it_measured_with(run: Finished) -> None:
+    """The same configuration, and on the same text the same numbers, to the bit."""
+    record(run.output, run, cwd=ROOT)
+    one = open_run(run.output)
+    assert one.config == run.config
+    assert one.metrics == run.metrics
+    arms = [Arm("pruned", one.suite, "pruned"), Arm("pruned_no_finetune", one.pretrained, "pruned")]
+    again = evaluate(one.lm, arms, one.heldout)
+    assert {key: run.metrics[key] for key in again} == again
+    train, heldout = one.windows
+    assert len(train) > len(heldout) > 0
+    assert one.suite is one.suite
+    assert one.suite.lm is one.pretrained.lm is one.lm
+
+
+def test_nothing_is_read_before_it_is_asked_for(moved: Path) -> None:
+    """So whatever is there can be looked at, and an error names what is not."""
+    (moved / "run.json").write_text(json.dumps({"model": {"path": "gone/model"}, "stages": {"select": "gone/select"}}))
+    one = Run(moved)
+    for name, missing in (("config", r"\.hydra/config\.yaml"), ("metrics", r"metrics\.json"), ("lm", "gone/model")):
+        with pytest.raises(ValueError, match=missing):
+            getattr(one, name)
+
+
+def test_places_are_those_seen_from_where_the_command_ran(
+    run: Finished, moved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(moved, run, "data.path=text.jsonl", "paths.artifacts=artifacts", cwd=run.folder)
+    monkeypatch.chdir(moved)
+    one = Run(moved)
+    assert one.config.data.path == str(run.folder / "text.jsonl")  # type: ignore[union-attr]
+    assert one.config.paths.artifacts == str(run.root)
+    assert one.config.paths.output == str(moved)
+    assert [len(side) for side in one.windows] == [len(side) for side in open_run(run.output).windows]
+
+
+def test_text_that_is_gone_is_named_where_windows_are_asked_for(run: Finished, moved: Path) -> None:
+    record(moved, run, "data.path=gone.jsonl", cwd=moved)
+    one = Run(moved)
+    assert one.suite.sites
+    assert one.config.data.path == str(moved / "gone.jsonl")  # type: ignore[union-attr]
+    for ask in (lambda: one.windows, lambda: next(one.heldout())):
+        with pytest.raises(ValueError, match=r"text that its windows were cut from .*gone\.jsonl: no such file"):
+            ask()
+
+
+def test_a_configuration_of_another_version_is_named_by_its_key(run: Finished, moved: Path) -> None:
+    record(moved, run, "+sae.later=1", cwd=moved)
+    with pytest.raises(ValueError, match=r"a configuration that this version cannot read: sae\.topk\.later"):
+        _ = Run(moved).config

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from scae import separator
 from scae.config import Config, parse
 from scae.data import train_tokenizer
+from scae.experiment import separator
+from scae.experiment.plan import Plan
+from scae.experiment.separator import choice_for, settle
 from scae.hydra_support import values
-from scae.plan import Plan
-from scae.separator import choice_for, settle
 
 CONF = Path(__file__).parents[1] / "conf"
 DATA = Path(os.environ.get("SCAE_TEST_DATA", CONF.parent / "../shared/data"))
@@ -59,7 +59,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
             return ce[NAMES[token]]
 
         monkeypatch.setattr("scae.evaluation.borders.ce_at_borders", at_borders)
-        monkeypatch.setattr("scae.stages.Stages.lm", SimpleNamespace(tokenizer=tokenizer, context=64))
+        monkeypatch.setattr("scae.experiment.workshop.Workshop.lm", SimpleNamespace(tokenizer=tokenizer, context=64))
         return asked
 
     return let

@@ -18,7 +18,7 @@ STOP_AT = {
     "pretrain": "scae.training.module:SuiteTraining.training_step:8",
     "select": "scae.connections:Connections.save:1",
     "finetune": "scae.training.module:SuiteTraining.training_step:6",
-    "evaluate": "scae.evaluation.unigram:unigram_ce:1",
+    "evaluate": "scae.evaluation.unigram:Unigram.result:1",
 }
 FITS = ("model", "pretrain", "finetune")
 LOGGED = ("logger.every=2",)

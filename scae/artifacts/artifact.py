@@ -42,7 +42,7 @@ Make = Callable[[Path], dict[str, Any]]
 @dataclass(frozen=True)
 class Artifact:
     """root: the folder of all artifacts; kind: the first half of the name; made_from: plain values; upstream: names;
-    version: of the code that makes this kind, see `scae.plan`."""
+    version: of the code that makes this kind, see `scae.experiment.table`."""
 
     root: Path
     kind: str

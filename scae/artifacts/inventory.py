@@ -15,12 +15,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from scae.artifacts.job import is_held
+from scae.config import STAGES
 from scae.failures import ArtifactError
 
 UNFINISHED = (".partial", ".tmp")
-_OURS = re.compile(
-    r"\.?(model|pretrain|select|finetune|evaluate|separator|tokens|job)-[0-9a-f]{12,16}(\.partial|\.tmp)?"
-)
+KINDS = (*STAGES, "separator", "tokens", "job")
+_OURS = re.compile(rf"\.?({'|'.join(KINDS)})-[0-9a-f]{{12,16}}(\.partial|\.tmp)?")
 
 
 @dataclass

@@ -41,7 +41,7 @@ class Sparsity(Section):
 
 
 class AuxK(Section):
-    weight: Annotated[Weight, SWITCH] = Field(description="of what dead features (`sae.auxk`) leave of the error of a token")
+    weight: Annotated[Weight, SWITCH] = Field(description="of what dead features (`sae.auxk`) leave of the error")
 
 
 BESIDE = ("sparsity", "auxk")

@@ -1,6 +1,9 @@
 """Held-out metrics of every arm."""
 
 from scae.evaluation.arms import Arm
-from scae.evaluation.evaluate import bypass_share, evaluate
+from scae.evaluation.bypass import Bypass
+from scae.evaluation.evaluate import evaluate
+from scae.evaluation.unigram import Unigram, unigram
+from scae.evaluation.walk import Metrics, Observer, Subject, walk
 
-__all__ = ["Arm", "bypass_share", "evaluate"]
+__all__ = ["Arm", "Bypass", "Metrics", "Observer", "Subject", "Unigram", "evaluate", "unigram", "walk"]

@@ -7,7 +7,7 @@ from scae.suite import Mode, Suite
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of the table of results."""
+    """One row of the table of results. name: the key of its declaration in `scae.arms`."""
 
     name: str
     suite: Suite

@@ -7,6 +7,7 @@ import torch
 
 from scae.data import TokenWindows
 from scae.evaluation.clean import clean_ce
+from scae.evaluation.walk import Metrics, Observer, walk
 from scae.lm import LanguageModel, Trace
 from scae.typing import Float, Tensor
 
@@ -19,14 +20,20 @@ def unigram(train: TokenWindows, vocab: int) -> Float[Tensor, " vocab"]:
     return (counts / counts.sum()).log()
 
 
-def unigram_ce(log_probabilities: Float[Tensor, " vocab"], traces: Iterable[Trace]) -> float:
-    """Its cross-entropy in nats a token, on the positions where the arms are compared."""
-    total, count = 0.0, 0
-    for trace in traces:
+class Unigram(Observer):
+    """`lm/ce_unigram`: its cross-entropy in nats a token, on the positions where the arms are compared."""
+
+    def __init__(self, log_probabilities: Float[Tensor, " vocab"]) -> None:
+        self._log_probabilities = log_probabilities
+        self._total, self._count = 0.0, 0
+
+    def batch(self, trace: Trace) -> None:
         targets = trace.targets.cpu()
-        total -= float(log_probabilities[targets].sum())
-        count += len(targets)
-    return total / count
+        self._total -= float(self._log_probabilities[targets].sum())
+        self._count += len(targets)
+
+    def result(self) -> Metrics:
+        return {"lm/ce_unigram": self._total / self._count}
 
 
 def warn_if_no_better(lm: LanguageModel, train: TokenWindows, traces: Callable[[], Iterable[Trace]]) -> None:
@@ -35,7 +42,7 @@ def warn_if_no_better(lm: LanguageModel, train: TokenWindows, traces: Callable[[
     `traces()` runs over a sample of the training text; it is called twice.
     """
     model = clean_ce(lm, traces())
-    alone = unigram_ce(unigram(train, lm.paths.W_U.shape[1]), traces())
+    (alone,) = walk(lm, [], traces(), [Unigram(unigram(train, lm.paths.W_U.shape[1]))]).values()
     if model >= alone:
         log.warning(
             "the model predicts the training text no better than the frequencies of its tokens do: CE %.3f, theirs "

@@ -43,8 +43,8 @@ class Trace:
         """The tokens that are foretold at the scored positions."""
         return self.tokens[:, 1:][self.scored]
 
-    def at_scored(self, stream: Stream) -> Float[Tensor, "scored d_model"]:
-        """A stream at the scored positions."""
+    def at_scored(self, stream: Float[Tensor, "batch pos width"]) -> Float[Tensor, "scored width"]:
+        """A stream, or logits, at the scored positions."""
         return stream[:, :-1][self.scored]
 
     @property

@@ -44,7 +44,7 @@ class Comparison:
     def logits(self) -> Float[Tensor, "scored vocab"]:
         """The suite's predictions."""
         if self.out.logits is not None:
-            return self.out.logits[:, :-1][self.scored]
+            return self.trace.at_scored(self.out.logits)
         return self._predictions(self.out.residual())
 
     @cached_property

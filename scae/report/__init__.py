@@ -3,7 +3,6 @@
 Nothing here loads a model or imports torch, so a report is rebuilt anywhere in a second: `python -m scae.report DIR`.
 """
 
-from scae.report.arms import ARMS, Arm
 from scae.report.files import ReportError, is_run, is_sweep
 from scae.report.remarks import remarks
 from scae.report.run import arms_table, write_run
@@ -11,8 +10,6 @@ from scae.report.sweep import sweep_remarks, sweep_table, write_sweep
 from scae.report.terminal import print_remarks, terminal
 
 __all__ = [
-    "ARMS",
-    "Arm",
     "ReportError",
     "arms_table",
     "is_run",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from scae.report.arms import ARMS
+from scae.arms import ARMS
 from scae.report.files import Job, Metrics, natural
 from scae.report.grid import number
 
@@ -11,14 +11,14 @@ DEAD = 0.8  # of a site's features; up to half are usual where training is short
 SITES_NAMED = 4
 
 BEFORE = {
-    "pruned": "pruned_no_finetune",
-    "random": "random_no_finetune",
-    "dense_finetuned": "dense",
-    "plain_finetuned": "plain",
+    after.key: before.key
+    for after in ARMS
+    for before in ARMS
+    if after.finetuned and not before.finetuned and after.connections == before.connections
 }
 """A finetuned arm, and the arm that is the same suite in the same pass before finetuning."""
 
-TRAINED = ("plain", "pruned", "none", "dense_finetuned", "plain_finetuned")
+TRAINED = tuple(arm.key for arm in ARMS if arm.own_pass and arm.connections != "random")
 """Arms that should be good for something; of random connections one expects neither predictions nor live features."""
 
 LABELS = {arm.key: f"`{arm.label}`" for arm in ARMS} | {"lm/ce_unigram": "`unigram`"}

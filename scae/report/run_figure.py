@@ -4,7 +4,8 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from scae.report.arms import present
+from scae.arms import RESULT
+from scae.report.arms import present, style
 from scae.report.arms_grid import sites
 from scae.report.figure import FAINT, EndLabel, canvas, label_ends, look, save, scale_y
 from scae.report.files import Metrics
@@ -43,12 +44,12 @@ def _lines(axes: Axes, metrics: Metrics, order: tuple[str, ...]) -> tuple[list[E
         known = [(i, value) for i, value in points if value is not None]
         if not known:
             continue
-        axes.plot([i for i, _ in known], [value for _, value in known], **arm.style())
+        axes.plot([i for i, _ in known], [value for _, value in known], **style(arm))
         drawn.extend(value for _, value in known)
         mean = metrics.get(f"{arm.key}/fvu_mean")
         text = arm.label if mean is None else f"{arm.label}  {mean:.2f}"
         x, y = known[-1]
-        labels.append(EndLabel(text=text, x=float(x), y=y, colour=arm.colour, bold=arm.key == "pruned"))
+        labels.append(EndLabel(text=text, x=float(x), y=y, colour=arm.colour, bold=arm == RESULT))
     return labels, drawn
 
 

@@ -8,7 +8,8 @@ from statistics import fmean, median
 
 from matplotlib.axes import Axes
 
-from scae.report.arms import MODEL_COLOUR, Arm, present
+from scae.arms import RESULT, Arm
+from scae.report.arms import MODEL_COLOUR, present, style
 from scae.report.figure import FAINT, EndLabel, canvas, finite, label_ends, look, save, scale_y
 from scae.report.files import Job
 from scae.report.sweep_jobs import ALL, Axis, ordered, panels_of
@@ -94,16 +95,16 @@ def _means(jobs: Sequence[Job], axis: Axis, key: str) -> Places:
 
 def _draw(axes: Axes, arm: Arm, means: Places, places: Places, *, flat: bool) -> tuple[EndLabel, list[float]]:
     """One arm, as a horizontal line where its values are one value; its label, and the values drawn."""
-    style = arm.style()
+    drawn = style(arm)
     x, y = [places[place] for place in means], list(means.values())
     if flat and max(y) - min(y) <= SAME * abs(fmean(y)):
         y = [fmean(y)]
-        axes.axhline(y[0], color=arm.colour, linewidth=arm.width, linestyle=arm.line, zorder=2.5)
+        axes.axhline(y[0], color=arm.colour, linewidth=drawn["linewidth"], linestyle=drawn["linestyle"], zorder=2.5)
         end = axes.get_xlim()[1]
     else:
-        axes.plot(x, y, **style)
+        axes.plot(x, y, **drawn)
         end = x[-1]
-    label = EndLabel(text=f"{arm.label}  {y[-1]:.2f}", x=end, y=y[-1], colour=arm.colour, bold=arm.key == "pruned")
+    label = EndLabel(text=f"{arm.label}  {y[-1]:.2f}", x=end, y=y[-1], colour=arm.colour, bold=arm == RESULT)
     return label, y
 
 

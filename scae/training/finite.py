@@ -37,9 +37,9 @@ class Watched(Protocol):
 class Finite(lightning.Callback):
     """Raises NonFiniteError where a loss, a gradient or a weight is not finite."""
 
-    def __init__(self, stage: str, checkpoint: Path) -> None:
-        """checkpoint: where the stage keeps its last one."""
-        self.stage, self.checkpoint = stage, checkpoint
+    def __init__(self, stage: str, checkpoint: Path, *, section: str) -> None:
+        """checkpoint: where the stage keeps its last one; section: of the configuration that it is trained with."""
+        self.stage, self.checkpoint, self.section = stage, checkpoint, section
         self._losses: list[Float[Tensor, ""]] = []  # of the micro-steps since the last optimiser step
 
     def on_before_backward(self, trainer: lightning.Trainer, pl_module: Any, loss: Float[Tensor, ""]) -> None:
@@ -74,13 +74,12 @@ class Finite(lightning.Callback):
             self._stop(f"after step {trainer.global_step} of {trainer.max_steps}", bad)
 
     def _stop(self, when: str, bad: Sequence[str], *batch: str) -> None:
-        section = self.stage if self.stage in ("model", "pretrain") else "finetune"  # twins are finetuned too
         left = f"{self.checkpoint} is from before; a repeat of the command goes on from it, to the same batch"
         lines = [
             f"{self.stage} stopped {when}; not finite (NaN or infinity): {some(bad, SHOWN)}",
             *batch,
             f"checkpoint: {left if self.checkpoint.is_file() else 'none was written yet'}",
-            f"try: a lower {section}.lr, or trainer.precision=32-true",
+            f"try: a lower {self.section}.lr, or trainer.precision=32-true",
         ]
         raise NonFiniteError("\n  ".join(lines))
 

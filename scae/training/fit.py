@@ -27,11 +27,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a fit belongs: its stage, the folder of its checkpoint and logs, and how runs beside it are grouped."""
+    """Where a fit belongs: its stage or twin, the folder of its checkpoint and logs, how runs beside it are grouped,
+    and the section of the configuration that it is trained with."""
 
     stage: str
     folder: Path
     group: str
+    section: str
 
 
 class WholeSteps(ModelCheckpoint):
@@ -106,7 +108,7 @@ def fit(
                 history,
                 WholeSteps(place, trainer.checkpoint_minutes),
                 Progress(place.stage, steps, tokens_per_step, shown=trainer.progress),
-                Finite(place.stage, checkpoint),
+                Finite(place.stage, checkpoint, section=place.section),
             ],
             logger=False,
             log_every_n_steps=logger.every,

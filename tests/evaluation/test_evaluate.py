@@ -11,8 +11,7 @@ import torch
 from scae.connections import Connections, Inputs
 from scae.data import TokenWindows
 from scae.dictionaries import Dictionary, ReLU
-from scae.evaluation import Arm, bypass_share, evaluate, sums
-from scae.evaluation.unigram import unigram, unigram_ce
+from scae.evaluation import Arm, Bypass, Unigram, evaluate, predictions, unigram, walk
 from scae.lm import LanguageModel, LinearPaths, Module, Trace
 from scae.sites import Site
 from scae.suite import Suite, SuiteOutput, choose_sites, passes
@@ -159,8 +158,7 @@ def test_metrics_do_not_depend_on_the_batch(
     for sizes in ([6], [1] * 6, [2, 3, 1]):
         suite.train()
         arms = [Arm("plain", suite, "plain"), Arm("dense", suite, "dense"), Arm("pruned", suite, "pruned")]
-        metrics = evaluate(gpt2, arms, batches(gpt2, sizes))
-        found.append(metrics | bypass_share(arms[2], batches(gpt2, sizes)()))
+        found.append(evaluate(gpt2, arms, batches(gpt2, sizes), [Bypass("pruned")]))
     assert found[1] == pytest.approx(found[0], rel=1e-9, abs=1e-11)
     assert found[2] == pytest.approx(found[0], rel=1e-9, abs=1e-11)
     for name, value in suite.state_dict().items():
@@ -200,6 +198,10 @@ def every_pair(suite: Suite) -> Connections:
 
 
 # bypass share
+
+
+def bypass_share(arm: Arm, traces: Iterator[Trace]) -> dict[str, float]:
+    return walk(arm.suite.lm, [arm], traces, [Bypass(arm.name)])
 
 
 def test_without_connections_everything_bypasses_them(gpt2: LanguageModel, make_suite: Make) -> None:
@@ -256,7 +258,8 @@ def test_unigram_ce(gpt2: LanguageModel) -> None:
     for tokens, live in windows(gpt2):
         found += [-float(log_p[tokens[0, t + 1]]) for t in range(6) if live[0, t] and live[0, t + 1]]
     for sizes in ([6], [3, 2, 1]):
-        assert unigram_ce(log_p, batches(gpt2, sizes)()) == pytest.approx(sum(found) / len(found), rel=1e-12)
+        ours = walk(gpt2, [], batches(gpt2, sizes)(), [Unigram(log_p)])
+        assert ours == pytest.approx({"lm/ce_unigram": sum(found) / len(found)}, rel=1e-12)
 
 
 def test_predictions_are_made_in_parts_and_those_of_the_model_once(
@@ -274,7 +277,7 @@ def test_predictions_are_made_in_parts_and_those_of_the_model_once(
     assert len(rows) == 2 * (1 + 2 + len(arms)), "the model's own, two ablations and the arms, once a batch"
     at_once = sum(rows)
     rows.clear()
-    monkeypatch.setattr(sums, "LOGITS", 3 * gpt2.paths.W_U.shape[1])
+    monkeypatch.setattr(predictions, "LOGITS", 3 * gpt2.paths.W_U.shape[1])
     in_parts = evaluate(gpt2, arms, batches(gpt2, [4, 2]))
     assert max(rows) == 3
     assert sum(rows) == at_once

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scae.report import arms
+from scae.arms import ARMS
+from scae.report.arms import style
 from scae.report.figure import canvas, log_ticks, scale_y, spread
 from scae.report.files import read_job
 from scae.report.sweep_figure import _panel
@@ -40,8 +41,8 @@ def test_the_axis_is_log_only_where_values_spread_and_holds_them_all() -> None:
 
 
 def test_every_arm_is_told_apart() -> None:
-    looks = {(arm.colour, str(arm.line), arm.width) for arm in arms.ARMS}
-    assert len(looks) == len({arm.label for arm in arms.ARMS}) == len(arms.ARMS) == 9
+    looks = {(look["color"], str(look["linestyle"]), look["linewidth"]) for look in map(style, ARMS)}
+    assert len(looks) == len({arm.label for arm in ARMS}) == len(ARMS) == 9
 
 
 def test_arms_without_c_are_horizontal_unless_their_values_differ(
@@ -53,5 +54,5 @@ def test_arms_without_c_are_horizontal_unless_their_values_differ(
     axes = canvas(4.0, 3.0).add_subplot()
     _panel(axes, jobs, axis_of(jobs), {4.0: 2.0, 16.0: 4.0}, "ce", "")
     lines = {line.get_color(): [float(y) for y in line.get_ydata()] for line in axes.lines[:9]}
-    by_key = {arm.key: lines[arm.colour] for arm in arms.ARMS if arm.key in ("plain", "dense", "plain_finetuned")}
+    by_key = {arm.key: lines[arm.colour] for arm in ARMS if arm.key in ("plain", "dense", "plain_finetuned")}
     assert by_key == {"plain": [2.22, 2.22], "dense": [2.4, 3.6], "plain_finetuned": [1.94, 1.94]}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from scae.report import ARMS, ReportError, arms_table, write_run
+from scae.arms import ARMS
+from scae.report import ReportError, arms_table, write_run
 from scae.report.arms_grid import sites
 
 Put = Callable[..., Path]

@@ -13,7 +13,7 @@ from scae.config import AuxK, Connectivity
 from scae.connections import Connections
 from scae.data import TokenWindows
 from scae.dictionaries import Unit
-from scae.evaluation import Arm, bypass_share, evaluate
+from scae.evaluation import Arm, Bypass, evaluate
 from scae.lm import LanguageModel, wrap
 from scae.objectives import LossOutput, Objective
 from scae.objectives.terms import AuxK as AuxKTerm
@@ -130,7 +130,7 @@ def experiment(lm: LanguageModel, make_suite: Make, activation: str, windows: To
     suite.connect(connections)
     losses += trained(suite, windows, objective, "pruned", range(6, 12))
     arms = [Arm(mode, suite, mode) for mode in ("plain", "dense", "pruned")]
-    metrics = evaluate(lm, arms, lambda: traces) | bypass_share(arms[-1], traces) | statistics
+    metrics = evaluate(lm, arms, lambda: traces, [Bypass("pruned")]) | statistics
     codes = [code for trace in traces for code in suite(trace).codes.values()]
     return SimpleNamespace(suite=suite, losses=losses, connections=connections, metrics=metrics, codes=codes)
 

@@ -36,8 +36,10 @@ def windows() -> TokenWindows:
     return TokenWindows(tokens=tokens, lengths=torch.full((50,), CONTEXT, dtype=torch.int32), bos=True)
 
 
-def train(module: Any, windows: TokenWindows, folder: Path, *, stage: str = "pretrain", accumulate: int = 1) -> Any:
-    """Fit with a checkpoint after every step; returns the data."""
+def train(
+    module: Any, windows: TokenWindows, folder: Path, *, stage: str = "pretrain", section: str = "", accumulate: int = 1
+) -> Any:
+    """Fit with a checkpoint after every step; returns the data. section: the stage itself where none is named."""
     folder.mkdir(exist_ok=True, parents=True)
     data = WindowModule(train=windows, batch_size=BATCH, steps=STEPS * accumulate, seed=5)
     values: dict[str, Any] = {
@@ -52,7 +54,7 @@ def train(module: Any, windows: TokenWindows, folder: Path, *, stage: str = "pre
         tokens_per_step=40,
         trainer=TrainerConfig(**values),
         logger=Logger(kind="csv", every=5, project=None, mode=None),
-        place=Place(stage, folder, "group"),
+        place=Place(stage, folder, "group", section or stage),
         seed=0,
     )
     return data
@@ -140,7 +142,7 @@ def test_a_gradient_of_one_site(gpt2: LanguageModel, windows: TokenWindows, make
     suite = make_suite(gpt2)
     module = suite_training(suite, cls=at_step(poison, hook="on_after_backward"))
     with pytest.raises(NonFiniteError, match=r"infinity\): the gradient of 1\.attn\n") as error:
-        train(module, windows, tmp_path, stage="random")
+        train(module, windows, tmp_path, stage="random", section="finetune")
     assert "random stopped before step 5 of 8" in str(error.value)
     assert told(windows, LAST_GOOD) in str(error.value)
     assert "finetune.lr" in str(error.value)

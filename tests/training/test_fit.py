@@ -113,7 +113,7 @@ def run(
         tokens_per_step=40,
         trainer=trainer(accumulate=accumulate),
         logger=LoggerConfig(kind="csv", every=5, project=None, mode=None),
-        place=Place("pretrain", folder, "group"),
+        place=Place("pretrain", folder, "group", "pretrain"),
         seed=0,
     )
 

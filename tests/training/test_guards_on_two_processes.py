@@ -58,7 +58,7 @@ logging.getLogger("scae").addHandler(handler)
 try:
     fit(module, WindowModule(train=windows, batch_size=8, steps=8, seed=5), steps=8, tokens_per_step=80,
         trainer=trainer, logger=Logger(kind="csv", every=2, project=None, mode=None),
-        place=Place("pretrain", out, "group"), seed=0, callbacks=[WorstTokens("pretrain", 0.01)])
+        place=Place("pretrain", out, "group", "pretrain"), seed=0, callbacks=[WorstTokens("pretrain", 0.01)])
 except NonFiniteError as error:
     (out / f"error-{{rank()}}").write_text(str(error))
 (out / f"warned-{{rank()}}").write_text("\\n".join(warned))

@@ -85,7 +85,7 @@ def train(folder: Path, module: Toy, kind: str = "csv", *callbacks: Any, accumul
         tokens_per_step=24,
         trainer=TrainerConfig(**values),
         logger=Logger(**logger),
-        place=Place("pretrain", folder, "group"),
+        place=Place("pretrain", folder, "group", "pretrain"),
         seed=0,
         callbacks=callbacks,
     )

@@ -66,7 +66,7 @@ def test_both_runs_of_the_model_are_equal_bit_for_bit(
         tokens_per_step=40,
         trainer=trainer(precision="bf16-mixed"),
         logger=Logger(kind="csv", every=1, project=None, mode=None),
-        place=Place("pretrain", tmp_path, "group"),
+        place=Place("pretrain", tmp_path, "group", "pretrain"),
         seed=0,
     )
     assert len(term.traces) == 2

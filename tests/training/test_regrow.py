@@ -203,7 +203,7 @@ def run(
         tokens_per_step=40,
         trainer=trainer(accumulate=accumulate),
         logger=Logger(kind="csv", every=5, project=None, mode=None),
-        place=Place("finetune", folder, "group"),
+        place=Place("finetune", folder, "group", "finetune"),
         seed=0,
         callbacks=[regrowth],
     )

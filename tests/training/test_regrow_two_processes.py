@@ -40,8 +40,8 @@ regrowth = Regrowth(suite, objective, Regrow(every=2, share=0.5, until=1.0, batc
 out.mkdir(parents=True, exist_ok=True)
 module = SuiteTraining(suite, objective, config, mode="pruned", clip=0.1, identity={{}})
 fit(module, WindowModule(train=windows, batch_size=8, steps=6, seed=5), steps=6, tokens_per_step=80, trainer=trainer,
-    logger=Logger(kind="csv", every=5, project=None, mode=None), place=Place("finetune", out, "group"), seed=0,
-    callbacks=[regrowth])
+    logger=Logger(kind="csv", every=5, project=None, mode=None), seed=0,
+    place=Place("finetune", out, "group", "finetune"), callbacks=[regrowth])
 suite.connections.save(out / f"{{os.environ.get('LOCAL_RANK', '0')}}.safetensors")
 tiny.ragged.__wrapped__()(suite.layout).save(out / "before.safetensors")
 '''

@@ -65,7 +65,7 @@ for activation in ("relu", "topk", "batchtopk"):
             module = SuiteTraining(suite, Objective(parts), config, mode=mode, clip=0.1, identity={{"artifact": "x"}})
             fit(module, WindowModule(train=windows, batch_size=8, steps=4, seed=5), steps=4, tokens_per_step=80,
                 trainer=trainer, logger=Logger(kind="csv", every=1, project=None, mode=None),
-                place=Place("pretrain", folder, "group"), seed=0)
+                place=Place("pretrain", folder, "group", "pretrain"), seed=0)
             rank = os.environ.get("LOCAL_RANK", "0")
             torch.save(suite.state_dict(), folder / f"state-{{rank}}.pt")
 '''

@@ -83,7 +83,7 @@ def train(
         tokens_per_step=40,
         trainer=TrainerConfig(**trainer),
         logger=Logger(kind="csv", every=every, project=None, mode=None),
-        place=Place("finetune", folder, "group"),
+        place=Place("finetune", folder, "group", "finetune"),
         seed=0,
         callbacks=[WorstTokens("finetune", threshold)],
     )

@@ -8,22 +8,18 @@ and the twins that do not depend on C are shared by the whole sweep.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from scae.arms import ARMS, RESULT, Arm, Pass
 from scae.artifacts import Artifact, fingerprint
-from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, TinyModel
+from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, TinyModel
 from scae.config.active import active
 from scae.data import corpus_fingerprint, windows_of
-
-Pass = Literal["pruned", "plain"]
-VERSIONS: dict[Stage, int] = {"model": 1, "pretrain": 1, "select": 2, "finetune": 1, "evaluate": 2}
-"""Part of the name of whatever a stage makes. Raise the number of a stage when the same configuration gives another
-result than before (a bug is fixed, a default inside the code changes, a file gets another format), so that nobody goes
-on with what the old code made; not when only speed, memory or the log change. What follows is renamed with it."""
+from scae.experiment.table import row
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ class Plan:
         """The embedded model, trained here; None where the model comes from elsewhere."""
         if not isinstance(self.config.model, TinyModel):
             return None
-        return self._artifact("model", self.data | {"model": active(self.config.model), "seed": self.config.seed})
+        return self.artifact("model", self.data | {"model": active(self.config.model), "seed": self.config.seed})
 
     @cached_property
     def model_identity(self) -> Any:
@@ -81,18 +77,18 @@ class Plan:
         made_from = self.data | {"training": active(config.pretrain) | {"loss": self._loss(config.pretrain.loss)}}
         made_from |= {"sites": active(config.sites), "sae": active(config.sae)} | self._trainer()
         if self.model is not None:
-            return self._artifact("pretrain", made_from, self.model.name)
-        return self._artifact("pretrain", made_from | {"model": self.model_identity})
+            return self.artifact("pretrain", made_from, self.model.name)
+        return self.artifact("pretrain", made_from | {"model": self.model_identity})
 
     def select(self, selection: Selection) -> Artifact:
         connectivity = selection.connectivity
         if selection.shuffled:
             degrees_of = self.select(Selection(connectivity))
-            return self._artifact("select", {"shuffled": True, "seed": self.config.seed}, degrees_of.name)
+            return self.artifact("select", {"shuffled": True, "seed": self.config.seed}, degrees_of.name)
         made_from = active(connectivity) | {"seed": self.config.seed}
         if connectivity.method == "file":
             made_from["file"] = fingerprint_file(Path(connectivity.path or ""))
-        return self._artifact("select", made_from, self.pretrain.name)
+        return self.artifact("select", made_from, self.pretrain.name)
 
     def finetune(self, one: Finetuned) -> Artifact:
         config = self.config
@@ -102,14 +98,36 @@ class Plan:
             "mode": one.mode,
         }
         upstream = [self.pretrain.name] + ([self.select(one.selection).name] if one.selection else [])
-        return self._artifact("finetune", made_from | self._trainer(), *upstream)
+        return self.artifact("finetune", made_from | self._trainer(), *upstream)
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """What the evaluation compares."""
+        return tuple(arm for arm in ARMS if self.config.evaluation.twins or not arm.twin)
+
+    def selection(self, arm: Arm) -> Selection | None:
+        """The connections that have to be there before an arm's suite can run; None: none have."""
+        connectivity = self.config.connectivity
+        if arm.mode != "pruned":
+            return None
+        if arm.connections == "chosen":
+            return Selection(connectivity)
+        if arm.connections == "random":
+            fixed = connectivity.method in ("all", "none")  # these are what they are
+            return Selection(connectivity, shuffled=not fixed)
+        return Selection(connectivity.model_copy(update={"method": arm.connections}))
+
+    def finetuned(self, arm: Arm) -> Finetuned:
+        """What the suite of a finetuned arm is. Connections that were given or drawn at random do not move, and
+        neither do those of the twins: of `random` they would be random no more."""
+        regrow = self.config.finetune.regrow
+        moves = not arm.twin and regrow.every is not None and self.config.connectivity.method == "contribution"
+        return Finetuned(self.selection(arm), arm.mode, regrow if moves else None)
 
     @property
     def pruned(self) -> Finetuned:
-        """The suite that the experiment is about. Connections that were given or drawn at random do not move."""
-        regrow = self.config.finetune.regrow
-        moves = regrow.every is not None and self.config.connectivity.method == "contribution"
-        return Finetuned(self.chosen, "pruned", regrow if moves else None)
+        """The suite that the experiment is about."""
+        return self.finetuned(RESULT)
 
     @property
     def chosen(self) -> Selection:
@@ -117,54 +135,34 @@ class Plan:
         return Selection(self.config.connectivity)
 
     @property
-    def random(self) -> Selection:
-        """As many connections into each feature, drawn at random; all of them, or none, are what they are."""
-        fixed = self.config.connectivity.method in ("all", "none")
-        return self.chosen if fixed else Selection(self.config.connectivity, shuffled=True)
-
-    @property
     def twins(self) -> dict[str, Finetuned]:
-        """Suites finetuned in the same way, without which no claim about the connections can be made.
-
-        Their connections stay: those of `random` would be random no more.
-        """
-        if not self.config.evaluation.twins:
-            return {}
-        none, every = (
-            Selection(self.config.connectivity.model_copy(update={"method": method})) for method in ("none", "all")
-        )
-        return {
-            "random": Finetuned(self.random, "pruned"),
-            "none": Finetuned(none, "pruned"),
-            "dense_finetuned": Finetuned(every, "pruned"),
-            "plain_finetuned": Finetuned(None, "plain"),
-        }
+        """Suites finetuned in the same way, without which no claim about the connections can be made."""
+        return {arm.key: self.finetuned(arm) for arm in self.arms if arm.twin}
 
     @cached_property
     def evaluate(self) -> Artifact:
-        upstream = [self.finetune(self.pruned).name, self.select(self.random).name]
-        upstream += [self.finetune(twin).name for twin in self.twins.values()]
-        return self._artifact("evaluate", {"evaluation": active(self.config.evaluation)}, *upstream)
+        upstream = [artifact.name for arm in self.arms if (artifact := self._behind(arm)) is not None]
+        return self.artifact("evaluate", {"evaluation": active(self.config.evaluation)}, *upstream)
+
+    def _behind(self, arm: Arm) -> Artifact | None:
+        """What an arm's suite is read from; None where the evaluation is made from it anyway, behind another arm."""
+        if arm.finetuned:
+            return self.finetune(self.finetuned(arm))
+        selection = self.selection(arm)
+        return None if selection is None or arm.connections == RESULT.connections else self.select(selection)
 
     @property
     def selections(self) -> list[Selection]:
         """Every choice of connections that some arm needs, each once."""
-        of_twins = [twin.selection for twin in self.twins.values() if twin.selection]
-        return list(dict.fromkeys([self.chosen, self.random, *of_twins]))
+        return list(dict.fromkeys(selection for arm in self.arms if (selection := self.selection(arm))))
 
-    def made_by(self, stages: Sequence[str]) -> list[Artifact]:
+    def made_by(self, stages: Iterable[str]) -> list[Artifact]:
         """The artifacts of these stages."""
-        by_stage = {
-            "model": [self.model] if self.model else [],
-            "pretrain": [self.pretrain],
-            "select": [self.select(selection) for selection in self.selections],
-            "finetune": [self.finetune(self.pruned), *map(self.finetune, self.twins.values())],
-            "evaluate": [self.evaluate],
-        }
-        return [artifact for stage in stages for artifact in by_stage[stage]]
+        return [piece.artifact for stage in stages for piece in row(stage).pieces(self)]
 
-    def _artifact(self, stage: Stage, made_from: dict[str, Any], *upstream: str) -> Artifact:
-        return Artifact(self.root, stage, made_from, upstream, VERSIONS[stage])
+    def artifact(self, stage: str, made_from: dict[str, Any], *upstream: str) -> Artifact:
+        """What a stage makes from these values and these artifacts."""
+        return Artifact(self.root, stage, made_from, upstream, row(stage).version)
 
     def _loss(self, loss: Loss) -> dict[str, Any]:
         """Its terms, without one that this type of dictionary has nothing for; with what its dead features are."""

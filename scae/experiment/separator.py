@@ -14,7 +14,7 @@ from typing import Any
 from scae.artifacts import Artifact, is_first_process
 from scae.config import Config
 from scae.data import corpus_fingerprint, training_documents
-from scae.plan import Plan
+from scae.experiment.plan import Plan
 
 log = logging.getLogger(__name__)
 BORDERS, WINDOW = 64, 128  # up to 8,192 tokens for each candidate; more text around a border says nothing about it
@@ -51,9 +51,9 @@ def _measure(config: Config, _folder: Path) -> dict[str, Any]:
     """The candidate with the lowest cross-entropy; of equals the simplest."""
     from scae.data.packing import separators
     from scae.evaluation.borders import ce_at_borders
-    from scae.stages import Stages
+    from scae.experiment.workshop import Workshop
 
-    data, lm = config.data, Stages(config, Plan(config)).lm
+    data, lm = config.data, Workshop(config, Plan(config)).lm
     candidates = separators(lm.tokenizer)
     texts = (
         lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in training_documents(data)
