@@ -1,14 +1,24 @@
 """A weighted sum of loss terms; a term of weight zero is not even built."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
 
 from scae.config import AnySae, Loss
 from scae.lm import LinearPaths, Trace
-from scae.objectives.terms import AuxK, BlockMse, Comparison, CrossEntropy, LogitKl, LossOutput, Recon, Sparsity, Term
+from scae.objectives.comparison import Comparison
+from scae.objectives.terms import TERMS, Term
 from scae.suite import SuiteOutput
 from scae.typing import Float, Tensor
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The weighted sum and the terms it was made of, before weighting."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]
 
 
 class Objective:
@@ -21,17 +31,8 @@ class Objective:
 
     @classmethod
     def from_config(cls, loss: Loss, sae: AnySae) -> "Objective":
-        return cls(
-            [
-                Recon(**loss.recon.model_dump()),
-                BlockMse(**loss.block_mse.model_dump()),
-                LogitKl(**loss.logit_kl.model_dump()),
-                CrossEntropy(**loss.ce.model_dump()),
-                Sparsity(**loss.sparsity.model_dump()),
-                AuxK(**loss.auxk.model_dump()),
-            ],
-            offers=sae.offers,
-        )
+        sections = {name: getattr(loss, name) for name in Loss.model_fields}
+        return cls([TERMS[name](**section.model_dump()) for name, section in sections.items()], offers=sae.offers)
 
     def __str__(self) -> str:
         return " + ".join(f"{term.weight:g} {term.name}" for term in self.terms)

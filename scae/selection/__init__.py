@@ -1,8 +1,8 @@
 """Which connections a suite keeps: scores and the choice."""
 
 from scae.selection.choose import choose, describe, shuffled
+from scae.selection.contributions import mean_contributions, summed_contributions
 from scae.selection.sample import Record, Sample, Traces, record
-from scae.selection.scores import mean_contributions, summed_contributions
 
 __all__ = [
     "Record",

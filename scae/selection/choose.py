@@ -1,84 +1,60 @@
 """The choice of connections, and the numbers that describe it."""
 
-import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from scae.config import ConfigError, Connectivity
 from scae.connections import Connections, Inputs
-from scae.selection.budgets import Candidates, Chosen, by_score, even, importance, strongest
-from scae.selection.sample import Traces, record
-from scae.selection.scores import chunks, mean_contributions
+from scae.selection.budgets import Candidates, Chosen, by_score, even, strongest
+from scae.selection.contributions import chunks
+from scae.selection.sample import Traces
+from scae.selection.scores import SCORES, Score
 from scae.sites import Site
 from scae.suite import Suite
 from scae.typing import Float, Tensor
 
-log = logging.getLogger(__name__)
 DRAWN = 1 << 24  # random numbers held at a time
-Score = Callable[[Site, slice], Float[Tensor, "down up"]]
 
 
 def choose(config: Connectivity, suite: Suite, traces: Traces, *, seed: int) -> tuple[Connections, dict[str, float]]:
     """The connections that `config` asks for, and `connectivity/*` statistics.
 
-    traces: runs over a sample of the training text, called only where the method measures contributions: once for every
-    few layers whose attention patterns fit `chunk_mb` (`scae.selection.sample` says what is held).
+    traces: runs over a sample of the training text, called only where the method measures something: once for every few
+    layers whose attention patterns fit `chunk_mb` (`scae.selection.sample` says what is held).
     """
     layout = suite.layout
     kept: dict[str, float] = {}
-    if config.method == "none" or (config.C == 0 and config.method in ("contribution", "random")):
+    if config.method == "none" or (config.C == 0 and config.method in SCORES):
         connections = Connections.none(layout)
     elif config.method == "all":
         connections = Connections.complete(layout)
     elif config.method == "file":
         connections = _from_file(config, suite)
-    elif config.method == "random":
-        candidates = _candidates(config, suite, _uniform(suite, seed), config.C)
-        connections = _connections(suite, candidates, even(candidates))
     else:
-        connections, kept = _by_contribution(config, suite, traces)
+        connections, kept = _by_score(config, suite, SCORES[config.method](config, suite, traces, seed=seed))
     return connections, {"connectivity/C": float(config.C)} | describe(connections) | kept
 
 
-def _uniform(suite: Suite, seed: int) -> Score:
-    generator = torch.Generator().manual_seed(seed)
-
-    def score(site: Site, rows: slice) -> Tensor:
-        shape = (rows.stop - rows.start, suite.layout.n_upstream(site))
-        return torch.rand(shape, generator=generator).to(suite.lm.device) + 1e-6  # 0 would mean "no contribution"
-
-    return score
-
-
-def _by_contribution(config: Connectivity, suite: Suite, traces: Traces) -> tuple[Connections, dict[str, float]]:
-    """The strongest within the budget, and the share of all contributions that they hold."""
-    sample = record(suite, traces, megabytes=config.chunk_mb)
-    tokens = max((one.live.numel() for one in sample.records), default=0)
-
-    def score(site: Site, rows: slice) -> Tensor:
-        return mean_contributions(suite, site, rows, sample, config.weighting)
-
-    if config.budget == "even" or config.scope == "per_site":
-        candidates = _candidates(config, suite, score, config.C, tokens=tokens)
-        chosen = even(candidates)
+def _by_score(config: Connectivity, suite: Suite, score: Score) -> tuple[Connections, dict[str, float]]:
+    """The strongest within the budget, and the share of all scores that they hold."""
+    weights = {}
+    if config.budget == "by_score" and config.scope == "joint":
+        reading = (site for site in suite.layout.sites if suite.layout.n_upstream(site))
+        weights = {site: weight for site in reading if (weight := score.importance(site)) is not None}
+    if weights:
+        candidates = _candidates(config, suite, score, config.C * config.spread)
+        sharing = {site: these for site, these in candidates.items() if site in weights}
+        chosen = by_score(sharing, weights, config.C, config.spread)
+        chosen |= {site: strongest(these, config.C) for site, these in candidates.items() if site not in weights}
     else:
-        candidates = _candidates(config, suite, score, config.C * config.spread, tokens=tokens)
-        of_dictionaries = {site: these for site, these in candidates.items() if site in suite}
-        weights = {site: importance(suite, site, sample.records) for site in of_dictionaries}
-        chosen = by_score(of_dictionaries, weights, config.C, config.spread)
-        chosen |= {site: strongest(these, config.C) for site, these in candidates.items() if site not in suite}
-    return _connections(suite, candidates, chosen), _kept(candidates, chosen)
+        candidates = _candidates(config, suite, score, config.C)
+        chosen = even(candidates)
+    return _connections(suite, candidates, chosen), _kept(candidates, chosen) if score.measured else {}
 
 
-def _candidates(
-    config: Connectivity, suite: Suite, score: Score, count: int, *, tokens: int = 0
-) -> dict[Site, Candidates]:
-    """Per feature, the `count` upstream features of the largest |score|, from all sites together or from each.
-
-    tokens: of a batch that scores are summed over, see `chunks`.
-    """
+def _candidates(config: Connectivity, suite: Suite, score: Score, count: int) -> dict[Site, Candidates]:
+    """Per feature, the `count` upstream features of the largest |score|, from all sites together or from each."""
     layout = suite.layout
     found = {}
     for site in layout.sites:
@@ -88,7 +64,7 @@ def _candidates(
         if config.scope == "per_site":
             blocks = [slice(o := layout.offset(up), o + layout.size(up)) for up in layout.upstream(site)]
         parts, whole = [], 0.0
-        for rows in chunks(suite, site, config.chunk_mb, tokens=tokens):
+        for rows in chunks(suite, site, config.chunk_mb, tokens=score.batch_tokens):
             scores = score(site, rows).abs()
             whole += float(scores.sum())
             parts.append([_largest(scores[:, block], count, block.start) for block in blocks])

@@ -1,7 +1,7 @@
 """Regrowth: connections move while the suite is finetuned, their number stays (after RigL, Evci et al. 2020).
 
 In a round each feature i lets some of its connections go for as many that it does not have. With c_ij(t), what j
-contributes to the pre-activation of i in the pruned pass (`scae.selection.scores`), over the latest batches,
+contributes to the pre-activation of i in the pruned pass (`scae.selection.contributions`), over the latest batches,
 
     goes    where | sum_t f_i(t) c_ij(t) | is smallest: it does least when i does something
     comes   where - sum_t dL/df_i(t) c_ij(t) is largest, and positive: the loss falls fastest with its strength
@@ -30,7 +30,7 @@ from scae.kernels import SparseCode
 from scae.lm import Trace
 from scae.objectives import Objective
 from scae.selection import Record, Sample, Traces, summed_contributions
-from scae.selection.scores import chunks
+from scae.selection.contributions import chunks
 from scae.sites import Site
 from scae.suite import Suite
 from scae.typing import Bool, Float, Int, Tensor
