@@ -91,8 +91,10 @@ class Execution:
                 self._build(row, piece)
 
     def _build(self, row: Row, piece: Piece) -> None:
+        work = row.work()  # imported before the clock of the stage starts
+
         def make(folder: Path) -> dict[str, Any]:
-            return row.work()(self.workshop, folder, *piece.arguments)
+            return work(self.workshop, folder, *piece.arguments)
 
         artifact = piece.artifact
         was_there = artifact.is_complete
