@@ -34,7 +34,9 @@ class Windows(Section):
     def settled_separator(self) -> Separator:
         """What stands between packed documents; raises ValueError where that is still to be measured."""
         if self.separator == "auto":
-            raise ValueError("data.separator=auto is settled before text is cut in windows: see scae.separator")
+            raise ValueError(
+                "data.separator=auto is settled before text is cut in windows: see scae.experiment.separator"
+            )
         return self.separator
 
     def problems(self, key: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from scae.dictionaries.activation import Activation
 from scae.dictionaries.decoder import Decoder
-from scae.dictionaries.dictionary import CHUNK_MB, Dictionary, Encoded, Shape
+from scae.dictionaries.dictionary import Dictionary, Encoded, Shape
 from scae.dictionaries.encoder import Encoder
 from scae.dictionaries.types import create
 from scae.dictionaries.types.batchtopk import BatchTopK
@@ -11,7 +11,6 @@ from scae.dictionaries.types.vanilla import ReLU
 from scae.dictionaries.unit import Unit
 
 __all__ = [
-    "CHUNK_MB",
     "Activation",
     "BatchTopK",
     "Decoder",

@@ -24,9 +24,6 @@ from scae.dictionaries.unit import Unit
 from scae.kernels import Arrivals, SparseCode
 from scae.typing import Bool, Float, Int, Tensor
 
-CHUNK_MB = 32
-"""What `Dictionary.sparsify` may hold where nobody says how much; experiments say `trainer.chunk_mb`."""
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -103,13 +100,13 @@ class Dictionary(nn.Module):
         *,
         aux: Collection[str] = (),
         auxk: AuxK | None = None,
-        chunk_mb: int = CHUNK_MB,
+        chunk_mb: int | None = None,
     ) -> Encoded:
         """The code of the live tokens, and the auxiliary quantities named by `aux`.
 
         arrivals: what arrives along connections; auxk: which features count as dead, and how many of them revive at a
         token. chunk_mb: tokens are taken in parts whose pre-activations, and what the connections need on the way to
-        them, stay below this size (but for one window, or a batch threshold).
+        them, stay below this size (but for one window, or a batch threshold); None: all at once.
         """
         kept, dead_kept = [], []
         for part in self._parts(len(shifted), arrivals, chunk_mb):
@@ -127,12 +124,12 @@ class Dictionary(nn.Module):
             found["revived"] = self.revive(self._differentiable(dead_kept, shifted, arrivals))
         return Encoded(code, found)
 
-    def _parts(self, n_tokens: int, arrivals: Arrivals | None, chunk_mb: int) -> Iterator[slice]:
+    def _parts(self, n_tokens: int, arrivals: Arrivals | None, chunk_mb: int | None) -> Iterator[slice]:
         window, heads = (arrivals.window, arrivals.weight.shape[1]) if arrivals else (1, 0)
         bytes_a_token = self.decoder.W.element_size() * self.n_features * (1 + heads)
-        step = max(1, chunk_mb * 2**20 // (bytes_a_token * window)) * window
-        if not self.activation.by_token:
-            step = max(n_tokens, 1)
+        step = max(n_tokens, 1)
+        if chunk_mb is not None and self.activation.by_token:
+            step = max(1, chunk_mb * 2**20 // (bytes_a_token * window)) * window
         for start in range(0, max(n_tokens, 1), step):
             yield slice(start, min(start + step, n_tokens))
 

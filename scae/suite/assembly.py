@@ -7,7 +7,7 @@ from torch import nn
 
 from scae.config import AuxK
 from scae.connections import Connections, Layout
-from scae.dictionaries import CHUNK_MB, Dictionary
+from scae.dictionaries import Dictionary
 from scae.kernels import SparseCode
 from scae.lm import UNEMBED, LanguageModel, Module, Path, Trace
 from scae.sites import SINK, SOURCE, Site
@@ -24,11 +24,12 @@ class Assembly(nn.Module):
     sites: those with a dictionary, in order; `layout` has the source and the sink too, where there are any.
     lm: the frozen model, a plain attribute: not saved, not optimised, not synchronised.
     auxk: when a feature counts as dead, and how it is revived in training; None: never, not at all.
-    chunk_mb: what the pre-activations of a site, and what its connections need on the way to them, may take at a time.
+    chunk_mb: what the pre-activations of a site, and what its connections need on the way to them, may take at a time;
+        None: whatever they take.
     threshold_pass: the pass in which BatchTopK's thresholds were learned (`scae.suite.thresholds`); None: in none yet.
     """
 
-    chunk_mb: int = CHUNK_MB
+    chunk_mb: int | None = None
     threshold_pass: Mode | None = None
 
     def __init__(
