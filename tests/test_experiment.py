@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 
 from scae.config import STAGES, Config, ConfigError, parse
 from scae.experiment.plan import Plan
-from scae.experiment.table import TABLE
+from scae.experiment.table import TABLE, made_by
 from scae.failures import ArtifactError, NonFiniteError
 from scae.hydra_support import values
 
@@ -405,7 +405,7 @@ def test_a_checkpoint_of_the_model_and_one_of_the_finetuning_are_known(finished:
 
     plan = Plan(finished.config)
     found = {read_identity(path)["artifact"] for path in finished.root.rglob("last.ckpt")}
-    assert found <= {artifact.name for artifact in plan.made_by(["model", "pretrain", "finetune"])} | {
+    assert found <= {artifact.name for artifact in made_by(plan, ["model", "pretrain", "finetune"])} | {
         path.name for path in finished.root.iterdir()
     }
 

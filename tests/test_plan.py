@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from scae.config import Config, parse
 from scae.experiment import table
 from scae.experiment.plan import Plan
+from scae.experiment.table import made_by
 from scae.hydra_support import values
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -276,7 +277,7 @@ def test_a_checkpoint_can_belong_to_every_fit(of: Of) -> None:
     assert plan.model is not None
     expected = {plan.model.name, plan.pretrain.name, plan.finetune(plan.pruned).name}
     expected |= {plan.finetune(twin).name for twin in plan.twins.values()}
-    assert {artifact.name for artifact in plan.made_by(["model", "pretrain", "finetune"])} == expected
+    assert {artifact.name for artifact in made_by(plan, ["model", "pretrain", "finetune"])} == expected
 
 
 def test_the_sample_behind_a_selection_depends_on_what_names_it(of: Of) -> None:

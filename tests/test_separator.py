@@ -16,6 +16,7 @@ from scae.data import train_tokenizer
 from scae.experiment import separator
 from scae.experiment.plan import Plan
 from scae.experiment.separator import choice_for, settle
+from scae.experiment.table import made_by
 from scae.hydra_support import values
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -67,7 +68,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
 
 def names(config: Config) -> list[str]:
     plan = Plan(config)
-    return [artifact.name for artifact in plan.made_by(["pretrain", "select", "finetune", "evaluate"])]
+    return [artifact.name for artifact in made_by(plan, ["pretrain", "select", "finetune", "evaluate"])]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,6 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     row = Row(
         name="count",
         needs=("finetune",),
-        version=1,
         pieces=pieces,
         together=False,
         resumes=False,

@@ -18,7 +18,7 @@ from scae.config import Config, ConfigError
 from scae.experiment.plan import Plan
 from scae.experiment.results import write_results
 from scae.experiment.separator import settle
-from scae.experiment.table import TABLE, Piece, Row, made_from, needed_for
+from scae.experiment.table import TABLE, Piece, Row, made_by, made_from, needed_for
 from scae.failures import ArtifactError, some
 from scae.memory import keep_freed_memory
 
@@ -60,14 +60,14 @@ def discard_forced(plan: Plan) -> None:
     """Remove what the forced stages make and all that is made from it; in a sweep, once for all jobs."""
     forced = plan.config.force
     if forced:
-        for artifact in plan.made_by(row.name for row in made_from(forced)):
+        for artifact in made_by(plan, (row.name for row in made_from(forced))):
             artifact.discard()
 
 
 def refuse_damaged(plan: Plan) -> None:
     """Raises ArtifactError where a finished stage has lost a file, before anything is computed from it."""
     for row in needed_for(plan.config.stages):
-        for artifact in plan.made_by([row.name]):
+        for artifact in made_by(plan, [row.name]):
             if artifact.is_complete and (damage := artifact.damage()):
                 stages = plan.config.stages
                 more = "" if row.name in stages else f"stages=[{','.join([row.name, *stages])}] "
@@ -108,7 +108,7 @@ class Execution:
 def adopt_checkpoint(plan: Plan, checkpoint: Path) -> None:
     """Put a checkpoint where its stage looks for one; raises ConfigError where no stage of this experiment wrote it."""
     artifact_name = read_identity(checkpoint).get("artifact")
-    artifacts = {artifact.name: artifact for artifact in plan.made_by(row.name for row in TABLE if row.resumes)}
+    artifacts = {artifact.name: artifact for artifact in made_by(plan, (row.name for row in TABLE if row.resumes))}
     if artifact_name not in artifacts:
         raise ConfigError(
             f"ckpt_path={checkpoint}: a checkpoint of another configuration ({artifact_name}); "

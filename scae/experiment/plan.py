@@ -8,7 +8,6 @@ and the twins that do not depend on C are shared by the whole sweep.
 """
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +15,14 @@ from typing import Any
 
 from scae.arms import ARMS, RESULT, Arm, Pass
 from scae.artifacts import Artifact, fingerprint
-from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, TinyModel
+from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, TinyModel
 from scae.config.active import active
 from scae.data import corpus_fingerprint, windows_of
-from scae.experiment.table import row
+
+VERSIONS: dict[Stage, int] = {"model": 1, "pretrain": 2, "select": 3, "finetune": 2, "evaluate": 2}
+"""Part of the name of whatever a stage makes. Raise the number of a stage when the same configuration gives another
+result than before (a bug is fixed, a default inside the code changes, a file gets another format), so that nobody goes
+on with what the old code made; not when only speed, memory or the log change. What follows is renamed with it."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +159,9 @@ class Plan:
         """Every choice of connections that some arm needs, each once."""
         return list(dict.fromkeys(selection for arm in self.arms if (selection := self.selection(arm))))
 
-    def made_by(self, stages: Iterable[str]) -> list[Artifact]:
-        """The artifacts of these stages."""
-        return [piece.artifact for stage in stages for piece in row(stage).pieces(self)]
-
-    def artifact(self, stage: str, made_from: dict[str, Any], *upstream: str) -> Artifact:
+    def artifact(self, stage: Stage, made_from: dict[str, Any], *upstream: str) -> Artifact:
         """What a stage makes from these values and these artifacts."""
-        return Artifact(self.root, stage, made_from, upstream, row(stage).version)
+        return Artifact(self.root, stage, made_from, upstream, VERSIONS[stage])
 
     def _loss(self, loss: Loss) -> dict[str, Any]:
         """Its terms, without one that this type of dictionary has nothing for; with what its dead features are."""

@@ -9,13 +9,11 @@ A new stage is a row here, `make` in a file of its name below `scae/experiment/s
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scae.arms import RESULT
 from scae.artifacts import Artifact
-
-if TYPE_CHECKING:
-    from scae.experiment.plan import Plan
+from scae.experiment.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +36,6 @@ class Row:
     """One stage.
 
     needs: the stages whose artifacts it reads
-    version: part of the name of whatever the stage makes. Raise it when the same configuration gives another result
-        than before (a bug is fixed, a default inside the code changes, a file gets another format), so that nobody
-        goes on with what the old code made; not when only speed, memory or the log change. What follows is renamed
-        with it
     pieces: what it makes for a plan, in order; the first is what a run is about, the others what that is compared with
     together: whether the processes of a distributed run make it at the same time; otherwise the first makes it for all
     resumes: whether it writes checkpoints, from which `ckpt_path` can go on
@@ -51,8 +45,7 @@ class Row:
 
     name: str
     needs: tuple[str, ...]
-    version: int
-    pieces: Callable[["Plan"], Sequence[Piece]]
+    pieces: Callable[[Plan], Sequence[Piece]]
     together: bool
     resumes: bool
     reports: str | None
@@ -63,15 +56,15 @@ class Row:
         return import_module(f"scae.experiment.stages.{self.name}").make
 
 
-def _model(plan: "Plan") -> list[Piece]:
+def _model(plan: Plan) -> list[Piece]:
     return [Piece(label="model", artifact=plan.model, counted="model")] if plan.model is not None else []
 
 
-def _pretrain(plan: "Plan") -> list[Piece]:
+def _pretrain(plan: Plan) -> list[Piece]:
     return [Piece(label="pretrain", artifact=plan.pretrain, counted="pretrain")]
 
 
-def _select(plan: "Plan") -> list[Piece]:
+def _select(plan: Plan) -> list[Piece]:
     return [
         Piece(
             label=f"select {selection.label}",
@@ -83,7 +76,7 @@ def _select(plan: "Plan") -> list[Piece]:
     ]
 
 
-def _finetune(plan: "Plan") -> list[Piece]:
+def _finetune(plan: Plan) -> list[Piece]:
     pieces = []
     for arm in plan.arms:
         if arm.finetuned:
@@ -94,7 +87,7 @@ def _finetune(plan: "Plan") -> list[Piece]:
     return pieces
 
 
-def _evaluate(plan: "Plan") -> list[Piece]:
+def _evaluate(plan: Plan) -> list[Piece]:
     return [Piece(label="evaluate", artifact=plan.evaluate, counted="evaluate")]
 
 
@@ -102,7 +95,6 @@ TABLE: tuple[Row, ...] = (
     Row(
         name="model",
         needs=(),
-        version=1,
         pieces=_model,
         together=False,
         resumes=True,
@@ -112,7 +104,6 @@ TABLE: tuple[Row, ...] = (
     Row(
         name="pretrain",
         needs=("model",),
-        version=1,
         pieces=_pretrain,
         together=True,
         resumes=True,
@@ -122,7 +113,6 @@ TABLE: tuple[Row, ...] = (
     Row(
         name="select",
         needs=("pretrain",),
-        version=2,
         pieces=_select,
         together=False,
         resumes=False,
@@ -132,7 +122,6 @@ TABLE: tuple[Row, ...] = (
     Row(
         name="finetune",
         needs=("select",),
-        version=1,
         pieces=_finetune,
         together=True,
         resumes=True,
@@ -142,7 +131,6 @@ TABLE: tuple[Row, ...] = (
     Row(
         name="evaluate",
         needs=("finetune",),
-        version=2,
         pieces=_evaluate,
         together=False,
         resumes=False,
@@ -155,6 +143,11 @@ TABLE: tuple[Row, ...] = (
 def row(name: str) -> Row:
     """The stage of this name."""
     return next(row for row in TABLE if row.name == name)
+
+
+def made_by(plan: Plan, names: Iterable[str]) -> list[Artifact]:
+    """The artifacts of these stages."""
+    return [piece.artifact for name in names for piece in row(name).pieces(plan)]
 
 
 def needed_for(names: Iterable[str]) -> list[Row]:

@@ -177,7 +177,8 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
 
     unit = {s: {name: value.numpy() for name, value in suite[s].named_buffers()} for s in layout.sites}
     constants = {
-        s: suite[s].decoder.b.detach().numpy() * unit[s]["writes.scale"] + unit[s]["writes.centre"] for s in layout.sites
+        s: suite[s].decoder.b.detach().numpy() * unit[s]["writes.scale"] + unit[s]["writes.centre"]
+        for s in layout.sites
     }
 
     def centred(row: np.ndarray) -> np.ndarray:
