@@ -2,8 +2,8 @@
 
 from omegaconf import DictConfig
 
+from scae.command import command, values
 from scae.config import parse
-from scae.hydra_support import command, values
 
 
 @command(config_path="conf", config_name="train")

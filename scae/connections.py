@@ -3,6 +3,15 @@
 The features of a suite are numbered on from site to site, in the order of the sites. The connections into a site are a
 CSR matrix over those numbers: `crow[i]` is where the inputs of its feature i begin in `up`; inputs are sorted, unique
 and belong to sites that precede it.
+
+The words, from here up to the passes:
+
+    connections      which upstream features each feature reads from: this data
+    inputs           the connections into one feature, or of one site's features
+    upstream         the sites that a site may read from, and their features
+    virtual weight   what a connection weighs (`scae.suite.virtual_weights`)
+    edges            connections in the order in which the kernels walk them (`scae.kernels.edges`)
+    arrivals         what comes along them to the features of a site, in one batch (`scae.kernels.arrivals`)
 """
 
 import json
@@ -15,11 +24,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from scae.core.typing import Int, Tensor
+from scae.core.whole_files import write
 from scae.kernels.code import rows_of
 from scae.lm.modules import Levels
 from scae.sites import Site, in_order
-from scae.typing import Int, Tensor
-from scae.whole_files import write
 
 FORMAT = 2
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scae.artifacts.inventory import Entry, inventory, remove, unused
-from scae.failures import ArtifactError, some
+from scae.core.failures import ArtifactError, some
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -25,10 +25,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from scae.artifacts import job
+from scae.artifacts.checkpoints import CHECKPOINT, damage_of
 from scae.artifacts.disk import writing
 from scae.artifacts.job import is_first_process
-from scae.checkpoints import CHECKPOINT, damage_of
-from scae.provenance import commit, versions
+from scae.artifacts.provenance import commit, versions
 
 log = logging.getLogger(__name__)
 FORMAT = 1

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scae.failures import ArtifactError
+from scae.core.failures import ArtifactError
 
 # Said by a disk that writes nothing more, wherever that is.
 _FULL = {

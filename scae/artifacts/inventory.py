@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from scae.artifacts.job import is_held
 from scae.config import STAGES
-from scae.failures import ArtifactError
+from scae.core.failures import ArtifactError
 
 UNFINISHED = (".partial", ".tmp")
 KINDS = (*STAGES, "separator", "tokens", "job")

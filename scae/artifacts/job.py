@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from scae.artifacts.disk import writing
-from scae.failures import ArtifactError
+from scae.core.failures import ArtifactError
 
 JOB = "SCAE_JOB"  # the name of the job, which the processes that Lightning starts inherit
 POLL = 0.2  # seconds between two looks at what the first process has decided

@@ -1,4 +1,4 @@
-"""The learning rate over a fit: up, flat, down to zero (`scae.schedule`)."""
+"""The learning rate over a fit: up, flat, down to zero (`scae.core.schedule`)."""
 
 from collections.abc import Iterator
 from typing import Annotated

@@ -14,13 +14,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from scae.artifacts import is_first_process, locked, writing
+from scae.artifacts.provenance import commit, versions
 from scae.config import ConfigError
 from scae.data import corpus
 from scae.data.packing import WindowBuilder
 from scae.data.tokenizer import fingerprint
 from scae.data.unknown import warn_of_unknown
 from scae.data.windows import TokenWindows
-from scae.provenance import commit, versions
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from scae.config import ConfigError, HubData, StdlibData, TextData, text_files
 from scae.config.active import active
-from scae.failures import some
-from scae.hub import use_what_is_here_if_unreachable
+from scae.core.failures import some
+from scae.core.hub import use_what_is_here_if_unreachable
 
 Data = StdlibData | TextData | HubData
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scae.whole_files import write
+from scae.core.whole_files import write
 
 _FORMAT = "scae.token_windows.2"
 

@@ -13,8 +13,8 @@ from abc import ABC, abstractmethod
 
 from torch import nn
 
+from scae.core.typing import Bool, Float, Tensor
 from scae.kernels import SparseCode
-from scae.typing import Bool, Float, Tensor
 
 
 class Activation(nn.Module, ABC):

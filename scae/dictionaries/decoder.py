@@ -6,9 +6,9 @@ v = f W + b            row j of W is the direction that feature j writes
 import torch
 from torch import nn
 
+from scae.core.typing import Float, Tensor
 from scae.kernels import SparseCode, decode
 from scae.lm import Module
-from scae.typing import Float, Tensor
 
 
 class Decoder(nn.Module):

@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from scae.config import AuxK
+from scae.core.typing import Bool, Float, Int, Tensor
 from scae.dictionaries.activation import Activation
 from scae.dictionaries.decoder import Decoder
 from scae.dictionaries.encoder import Encoder
 from scae.dictionaries.unit import Unit
 from scae.kernels import Arrivals, SparseCode
-from scae.typing import Bool, Float, Int, Tensor
 
 
 @dataclass(frozen=True)

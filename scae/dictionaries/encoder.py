@@ -9,8 +9,8 @@ connections is added to the pre-activations.
 import torch
 from torch import nn
 
+from scae.core.typing import Float, Tensor
 from scae.kernels import Arrivals, SparseCode, arrive, encode_at
-from scae.typing import Float, Tensor
 
 
 class Encoder(nn.Module):

@@ -9,7 +9,7 @@ stream by any power of two changes no number of a suite (invariant I7).
 import torch
 from torch import nn
 
-from scae.typing import Float, Tensor
+from scae.core.typing import Float, Tensor
 
 
 class Unit(nn.Module):

@@ -7,11 +7,11 @@ connectivity/bypass/<site>   Var over tokens of what a pre-activation owes to th
 
 import torch
 
+from scae.core.typing import Float, Tensor
 from scae.evaluation.walk import Metrics, Observer, Subject
 from scae.lm import Trace
 from scae.sites import Site
 from scae.suite.passes import pruned
-from scae.typing import Float, Tensor
 
 
 class Bypass(Observer):

@@ -1,9 +1,9 @@
 """First and second moments of what the modules write, over live tokens, in float64."""
 
+from scae.core.typing import Float, Tensor
 from scae.evaluation.walk import Metrics, Observer
 from scae.lm import Trace
 from scae.sites import Site
-from scae.typing import Float, Tensor
 
 
 class Moments(Observer):

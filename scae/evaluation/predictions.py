@@ -19,13 +19,13 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
+from scae.core.typing import Float, Int, Tensor
 from scae.evaluation.arms import Arm
 from scae.evaluation.moments import Moments
 from scae.evaluation.walk import Metrics, Observer, Subject
 from scae.lm import Trace
 from scae.sites import Site
 from scae.suite import SuiteOutput
-from scae.typing import Float, Int, Tensor
 
 LOGITS = 1 << 22  # numbers of each of the few tables positions x vocabulary that are held at a time, in float64
 

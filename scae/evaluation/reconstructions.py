@@ -10,13 +10,13 @@ lm/modules, lm/replaced   the attentions and MLPs of the model, and how many of 
 
 import torch
 
+from scae.core.typing import Tensor
 from scae.evaluation.arms import Arm
 from scae.evaluation.moments import Moments
 from scae.evaluation.walk import Metrics, Observer, Subject
 from scae.lm import Trace
 from scae.sites import Site
 from scae.suite import SuiteOutput
-from scae.typing import Tensor
 
 
 class Reconstructions(Observer):

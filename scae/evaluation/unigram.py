@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from scae.core.typing import Float, Tensor
 from scae.data import TokenWindows
 from scae.evaluation.clean import clean_ce
 from scae.evaluation.walk import Metrics, Observer, walk
 from scae.lm import LanguageModel, Trace
-from scae.typing import Float, Tensor
 
 log = logging.getLogger(__name__)
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from scae.artifacts import is_first_process, leading, writing
+from scae.artifacts.checkpoints import CHECKPOINT, read_identity
 from scae.artifacts.job import launched_by_others
-from scae.checkpoints import CHECKPOINT, read_identity
 from scae.config import Config, ConfigError
+from scae.core.failures import ArtifactError, some
+from scae.core.memory import keep_freed_memory
 from scae.experiment.plan import Plan
 from scae.experiment.results import write_results
 from scae.experiment.separator import settle
 from scae.experiment.table import TABLE, Piece, Row, made_by, made_from, needed_for
-from scae.failures import ArtifactError, some
-from scae.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from scae.config import TinyModel
+from scae.core.whole_files import write_text
 from scae.experiment.plan import Plan
 from scae.experiment.table import needed_for
 from scae.report import arms_table, print_remarks, remarks, terminal, write_run
-from scae.whole_files import write_text
 
 
 def write_results(plan: Plan) -> dict[str, float]:

@@ -11,9 +11,9 @@ import torch
 from scae.config import Config, ConfigError, Evaluation, LocalModel, TinyModel, shape_problems
 from scae.config.errors import cannot_run
 from scae.connections import Connections
+from scae.core.failures import ArtifactError
 from scae.data import Batch, TokenWindows, WindowModule, heldout_batches, train_and_heldout
 from scae.experiment.plan import Plan, Selection
-from scae.failures import ArtifactError
 from scae.lm import LanguageModel, Trace, check_borders, open_model
 from scae.suite import Suite
 from scae.suite.files import load

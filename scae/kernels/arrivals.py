@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from scae.core.typing import Float, Int, Tensor
 from scae.kernels.code import SparseCode
 from scae.kernels.edges import Edges
-from scae.typing import Float, Int, Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-from scae.typing import Bool, Float, Int, Tensor
+from scae.core.typing import Bool, Float, Int, Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from numba import njit, prange
 
+from scae.core.typing import Bool, Float, Int, Tensor
 from scae.kernels.arrivals import Arrivals, move
 from scae.kernels.code import SparseCode, pointers
 from scae.kernels.lanes import in_lanes, spread, spread_backward
-from scae.typing import Bool, Float, Int, Tensor
 
 BLOCK = 64
 """Entries that are looked at again together, or not at all."""
@@ -38,13 +38,13 @@ def largest(
     return crow, col, value.to(pre.dtype)
 
 
-def bag(
+def spmm(
     crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
     value: Float[Tensor, "nnz head"],
     table: Float[Tensor, "col head r"],
 ) -> Float[Tensor, "row head r"]:
-    """See `reference.bag`; with one head it is torch's own `embedding_bag`."""
+    """See `reference.spmm`; with one head it is torch's own `embedding_bag`."""
     value, wide = _wide(value), _wide(table)
     if table.shape[1] == 1:
         weights = value[:, 0].contiguous()
@@ -53,21 +53,21 @@ def bag(
         )
         return one[:, None].to(table.dtype)
     out = wide.new_empty(len(crow) - 1, *table.shape[1:])
-    _bag(_array(crow), _array(col), _array(value), _array(wide), _array(out))
+    _spmm(_array(crow), _array(col), _array(value), _array(wide), _array(out))
     return out.to(table.dtype)
 
 
-def bag_transposed(
+def spmm_transposed(
     crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
     value: Float[Tensor, " nnz"],
     table: Float[Tensor, "row r"],
     n_cols: int,
 ) -> Float[Tensor, "col r"]:
-    """See `reference.bag_transposed`."""
+    """See `reference.spmm_transposed`."""
     wide = _wide(table)
     out = wide.new_empty(n_cols, wide.shape[1])
-    _bag_transposed(*_by_column(crow, col, n_cols), _array(_wide(value)), _array(wide), _array(out))
+    _spmm_transposed(*_by_column(crow, col, n_cols), _array(_wide(value)), _array(wide), _array(out))
     return out.to(table.dtype)
 
 
@@ -88,15 +88,15 @@ def decode_backward(
     return grad_value.to(value.dtype), grad_decoder.to(decoder.dtype)
 
 
-def sampled(
+def sddmm(
     crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
     left: Float[Tensor, "row head r"],
     right: Float[Tensor, "col head r"],
 ) -> Float[Tensor, "nnz head"]:
-    """See `reference.sampled`."""
+    """See `reference.sddmm`."""
     out = _wide(left).new_empty(len(col), left.shape[1])
-    _sampled(_array(crow), _array(col), _array(_wide(left)), _array(_wide(right)), _array(out))
+    _sddmm(_array(crow), _array(col), _array(_wide(left)), _array(_wide(right)), _array(out))
     return out.to(left.dtype)
 
 
@@ -263,7 +263,7 @@ def _pack(col, pre, crow, out, value):
 
 @njit(parallel=True, cache=True, fastmath=True)
 @no_type_check
-def _bag(crow, col, value, table, out):
+def _spmm(crow, col, value, table, out):
     for i in prange(len(out)):
         out[i] = 0
         for p in range(crow[i], crow[i + 1]):
@@ -275,7 +275,7 @@ def _bag(crow, col, value, table, out):
 
 @njit(parallel=True, cache=True, fastmath=True)
 @no_type_check
-def _bag_transposed(ptr, row, entry, value, table, out):
+def _spmm_transposed(ptr, row, entry, value, table, out):
     for j in prange(len(out)):
         total = out[j]
         total[:] = 0
@@ -302,7 +302,7 @@ def _decode_backward(ptr, row, entry, value, decoder, grad, grad_value, grad_dec
 
 @njit(parallel=True, cache=True, fastmath=True)
 @no_type_check
-def _sampled(crow, col, left, right, out):
+def _sddmm(crow, col, left, right, out):
     for i in prange(len(crow) - 1):
         for p in range(crow[i], crow[i + 1]):
             j = col[p]

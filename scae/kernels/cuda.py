@@ -15,14 +15,14 @@ import torch
 import triton
 import triton.language as tl
 
+from scae.core.typing import Bool, Float, Int, Tensor
 from scae.kernels.arrivals import Arrivals, move, move_back
 from scae.kernels.code import SparseCode, pointers, rows_of
 from scae.kernels.edges import Edges
-from scae.typing import Bool, Float, Int, Tensor
 
 CHUNK = 4096  # features that one program of `largest` holds in registers; twice as many, and half as many programs fit
-PIECE = 512  # entries of a row that one program of `bag` adds up, so that one long row does not outlast all others
-TILE = 2048  # elements of a tile of `bag` and `sampled`
+PIECE = 512  # entries of a row that one program of `spmm` adds up, so that one long row does not outlast all others
+TILE = 2048  # elements of a tile of `spmm` and `sddmm`
 WALK = 128  # elements of a tile of the walks along edges: few features have more out-edges than that
 
 
@@ -44,7 +44,7 @@ def largest(
     return pointers(keep.sum(1)), col[keep], value[keep]
 
 
-def bag(
+def spmm(
     crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
     value: Float[Tensor, "nnz head"],
@@ -58,21 +58,21 @@ def bag(
     blocks = triton.cdiv(n_heads * r, columns)
     out = table.new_empty(len(start), n_heads, r, dtype=_sum_dtype(table))
     # rows on the fast axis: the columns of the table that run at one time fit the L2 cache
-    _bag[(len(start), blocks)](start, stop, col, value, table, out, n_heads, r, TILE // columns, columns)
+    _spmm[(len(start), blocks)](start, stop, col, value, table, out, n_heads, r, TILE // columns, columns)
     _add_pieces[(len(long), blocks)](long, more, out, n_rows, n_heads * r, columns)
     return out[:n_rows].to(table.dtype)
 
 
-def bag_transposed(
+def spmm_transposed(
     crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
     value: Float[Tensor, " nnz"],
     table: Float[Tensor, "row r"],
     n_cols: int,
 ) -> Float[Tensor, "col r"]:
-    """See `reference.bag_transposed`."""
+    """See `reference.spmm_transposed`."""
     ptr, order = pointers(torch.bincount(col, minlength=n_cols)), torch.argsort(col, stable=True)
-    return bag(ptr, rows_of(crow, len(col))[order], value[order, None], table[:, None])[:, 0]
+    return spmm(ptr, rows_of(crow, len(col))[order], value[order, None], table[:, None])[:, 0]
 
 
 def decode_backward(
@@ -83,11 +83,11 @@ def decode_backward(
     grad: Float[Tensor, "row r"],
 ) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "col r"]]:
     """See `reference.decode_backward`."""
-    grad_value = sampled(crow, col, grad[:, None], decoder[:, None])[:, 0]
-    return grad_value, bag_transposed(crow, col, value, grad, len(decoder))
+    grad_value = sddmm(crow, col, grad[:, None], decoder[:, None])[:, 0]
+    return grad_value, spmm_transposed(crow, col, value, grad, len(decoder))
 
 
-def sampled(
+def sddmm(
     crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
     left: Float[Tensor, "row head r"],
@@ -99,7 +99,7 @@ def sampled(
     across = min(128, triton.next_power_of_2(r))
     grid = (triton.cdiv(len(col), TILE // across), n_heads)
     left, right = left.contiguous(), right.contiguous()
-    _sampled[grid](
+    _sddmm[grid](
         rows_of(crow, len(col)), col.contiguous(), left, right, out,
         len(col), r, _sum_type(left), TILE // across, across,
     )  # fmt: skip
@@ -250,7 +250,7 @@ def _largest(pre, out_value, out_col, width, k, BITS: tl.constexpr, CHUNK: tl.co
 
 @triton.jit
 @no_type_check
-def _bag(start, stop, col, value, table, out, n_heads, r, ENTRIES: tl.constexpr, COLUMNS: tl.constexpr):
+def _spmm(start, stop, col, value, table, out, n_heads, r, ENTRIES: tl.constexpr, COLUMNS: tl.constexpr):
     """out[piece, h, c] = sum of value[p, h] table[col[p], h, c] over the entries p of the piece."""
     piece = tl.program_id(0).to(tl.int64)
     width = n_heads * r
@@ -284,7 +284,7 @@ def _add_pieces(row, more, out, n_rows, width, COLUMNS: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _sampled(
+def _sddmm(
     row, col, left, right, out, n_entries, r,
     SUMS: tl.constexpr, ENTRIES: tl.constexpr, ACROSS: tl.constexpr,
 ):  # fmt: skip

@@ -4,8 +4,8 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
+from scae.core.typing import Int, Int32, Tensor
 from scae.kernels.code import pointers, rows_of
-from scae.typing import Int, Int32, Tensor
 
 
 @dataclass(frozen=True)

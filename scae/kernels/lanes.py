@@ -17,7 +17,7 @@ from numba import njit, prange, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
-from scae.typing import Float, Tensor
+from scae.core.typing import Float, Tensor
 
 LANES = 8
 """Of float32, one AVX register; of float64, two."""

@@ -17,10 +17,10 @@ from types import ModuleType
 import torch
 from torch.library import custom_op, register_autocast
 
+from scae.core.typing import Bool, Float, Tensor
 from scae.kernels.arrivals import Arrivals, Upstream
 from scae.kernels.code import SparseCode, Support
 from scae.kernels.edges import Edges
-from scae.typing import Bool, Float, Tensor
 
 NO_EDGES = [None] * len(fields(Edges))
 """What edges have for a gradient."""
@@ -101,9 +101,9 @@ def edge_weights(
     return _edge_weights(read, write, edges.tensors)
 
 
-def tally(code: SparseCode, table: Float[Tensor, "token r"]) -> Float[Tensor, "feature r"]:
+def spmm_transposed(code: SparseCode, table: Float[Tensor, "token r"]) -> Float[Tensor, "feature r"]:
     """`code.dense().T @ table`; for statistics, so it carries no gradient."""
-    return _bag_transposed(code.value.detach(), table.detach(), code.crow, code.col, code.n_features)
+    return _spmm_transposed(code.value.detach(), table.detach(), code.crow, code.col, code.n_features)
 
 
 @custom_op("scae::largest", mutates_args=())
@@ -118,13 +118,13 @@ def _(pre, k, live):
     return crow, pre.new_empty(entries, dtype=torch.int64), pre.new_empty(entries)
 
 
-@custom_op("scae::bag_transposed", mutates_args=())
-def _bag_transposed(value: Tensor, table: Tensor, crow: Tensor, col: Tensor, n_features: int) -> Tensor:
+@custom_op("scae::spmm_transposed", mutates_args=())
+def _spmm_transposed(value: Tensor, table: Tensor, crow: Tensor, col: Tensor, n_features: int) -> Tensor:
     """`dense matrix of the entries, transposed, @ table`."""
-    return backend_for(table).bag_transposed(crow, col, value, table, n_features)
+    return backend_for(table).spmm_transposed(crow, col, value, table, n_features)
 
 
-@_bag_transposed.register_fake
+@_spmm_transposed.register_fake
 def _(value, table, crow, col, n_features):
     return table.new_empty(n_features, table.shape[1])
 
@@ -132,7 +132,7 @@ def _(value, table, crow, col, n_features):
 @custom_op("scae::decode", mutates_args=())
 def _decode(value: Tensor, decoder: Tensor, crow: Tensor, col: Tensor) -> Tensor:
     """`dense matrix of the entries @ decoder`."""
-    return backend_for(decoder).bag(crow, col, value[:, None], decoder[:, None])[:, 0].contiguous()
+    return backend_for(decoder).spmm(crow, col, value[:, None], decoder[:, None])[:, 0].contiguous()
 
 
 _decode.register_fake(lambda value, decoder, crow, col: decoder.new_empty(crow.shape[0] - 1, decoder.shape[1]))
@@ -170,7 +170,7 @@ def _encode_at_backward(ctx, grad):
     if ctx.needs_input_grad[1]:
         grad_x = _decode(grad, encoder, crow, col)
     if ctx.needs_input_grad[2]:
-        grad_encoder = _bag_transposed(grad, x, crow, col, encoder.shape[0])
+        grad_encoder = _spmm_transposed(grad, x, crow, col, encoder.shape[0])
     if ctx.needs_input_grad[3]:
         grad_bias = torch.zeros_like(bias).index_add(0, col, grad)
     return grad, grad_x, grad_encoder, grad_bias, None, None
@@ -241,7 +241,7 @@ _arrived_at.register_autograd(
 @custom_op("scae::edge_weights", mutates_args=())
 def _edge_weights(read: Tensor, write: Tensor, edges: Sequence[Tensor]) -> Tensor:
     along = Edges(*edges)
-    return backend_for(read).sampled(along.ptr, along.down, write, read)
+    return backend_for(read).sddmm(along.ptr, along.down, write, read)
 
 
 _edge_weights.register_fake(lambda read, write, edges: read.new_empty(len(Edges(*edges)), read.shape[1]))
@@ -250,8 +250,8 @@ _edge_weights.register_fake(lambda read, write, edges: read.new_empty(len(Edges(
 @custom_op("scae::edge_weights_backward", mutates_args=())
 def _edge_weights_backward(grad: Tensor, read: Tensor, write: Tensor, edges: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     backend, along = backend_for(grad), Edges(*edges)
-    grad_read = backend.bag(along.down_ptr, along.up_by_down, grad.index_select(0, along.to_down), write)
-    return grad_read, backend.bag(along.ptr, along.down, grad, read)
+    grad_read = backend.spmm(along.down_ptr, along.up_by_down, grad.index_select(0, along.to_down), write)
+    return grad_read, backend.spmm(along.ptr, along.down, grad, read)
 
 
 _edge_weights_backward.register_fake(lambda grad, read, write, edges: (torch.empty_like(read), torch.empty_like(write)))
@@ -267,6 +267,6 @@ _edge_weights.register_autograd(
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2], *inputs[2]),
 )
 
-for _operation in (_largest, _bag_transposed, _decode, _encode_at, _arrive, _arrived_at, _edge_weights):
+for _operation in (_largest, _spmm_transposed, _decode, _encode_at, _arrive, _arrived_at, _edge_weights):
     for _device in ("cpu", "cuda"):
         register_autocast(_operation, _device, torch.float32)

@@ -2,9 +2,9 @@
 
 import torch
 
+from scae.core.typing import Bool, Float, Int, Tensor
 from scae.kernels.arrivals import Arrivals
 from scae.kernels.code import SparseCode, pointers, rows_of
-from scae.typing import Bool, Float, Int, Tensor
 
 
 def largest(
@@ -17,7 +17,7 @@ def largest(
     return pointers(keep.sum(1)), col[keep], value[keep]
 
 
-def bag(
+def spmm(
     crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
     value: Float[Tensor, "nnz head"],
@@ -28,7 +28,7 @@ def bag(
     return out.index_add(0, rows_of(crow, len(col)), value[..., None] * table[col])
 
 
-def bag_transposed(
+def spmm_transposed(
     crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
     value: Float[Tensor, " nnz"],
@@ -48,11 +48,11 @@ def decode_backward(
     grad: Float[Tensor, "row r"],
 ) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "col r"]]:
     """The gradients with respect to `value` and `decoder` of `matrix of the entries @ decoder`, given its own."""
-    grad_value = sampled(crow, col, grad[:, None], decoder[:, None])[:, 0]
-    return grad_value, bag_transposed(crow, col, value, grad, len(decoder))
+    grad_value = sddmm(crow, col, grad[:, None], decoder[:, None])[:, 0]
+    return grad_value, spmm_transposed(crow, col, value, grad, len(decoder))
 
 
-def sampled(
+def sddmm(
     crow: Int[Tensor, " row_plus_1"],
     col: Int[Tensor, " nnz"],
     left: Float[Tensor, "row head r"],

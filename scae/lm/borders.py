@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from scae.typing import Bool, Int, Tensor
+from scae.core.typing import Bool, Int, Tensor
 
 
 def visible(documents: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch query key"]:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from scae.config.errors import ConfigError
-from scae.failures import some
+from scae.core.failures import some
+from scae.core.typing import Float, Int, Stream, Tensor
 from scae.lm.borders import visible
 from scae.lm.model import LanguageModel
 from scae.lm.modules import Module
 from scae.lm.paths import Attention, Direct
 from scae.lm.trace import Trace
-from scae.typing import Float, Int, Stream, Tensor
 
 SHOWN = 4  # names in an error
 WINDOWS, LENGTH = 2, 8  # random tokens that a model is compared on

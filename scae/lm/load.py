@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from scae.config.errors import ConfigError
-from scae.hub import use_what_is_here_if_unreachable
+from scae.core.hub import use_what_is_here_if_unreachable
+from scae.core.typing import Float, Tensor
 from scae.lm.checks import (
     UnsupportedModelError,
     check_blocks,
@@ -22,7 +23,6 @@ from scae.lm.checks import (
 )
 from scae.lm.model import LanguageModel
 from scae.lm.paths import LinearPaths
-from scae.typing import Float, Tensor
 
 
 def open_model(name: str | Path, *, dtype: str, prepend_bos: bool | str, revision: str | None = None) -> LanguageModel:

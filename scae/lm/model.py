@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
+from scae.core.typing import Float, Int, Live, Stream, Tensor
 from scae.lm.borders import hide_others
 from scae.lm.modules import EMBED, Module
 from scae.lm.paths import LinearPaths
 from scae.lm.trace import Trace
-from scae.typing import Float, Int, Live, Stream, Tensor
 
 ROWS = 1024  # tokens of the vocabulary that are looked up at a time
 

@@ -14,9 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from scae.config import TinyModel
+from scae.core.schedule import trapezoid
+from scae.core.typing import Bool, Float, Int, Tensor
 from scae.lm.borders import visible
-from scae.schedule import trapezoid
-from scae.typing import Bool, Float, Int, Tensor
 
 
 def build_tiny(config: TinyModel, tokenizer: PreTrainedTokenizerBase, *, context: int) -> LlamaForCausalLM:

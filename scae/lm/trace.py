@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from scae.core.typing import Bool, Float, Int, Live, Stream, Tensor
 from scae.lm.modules import Levels, Module
-from scae.typing import Bool, Float, Int, Live, Stream, Tensor
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from functools import cached_property
 
 import torch
 
+from scae.core.processes import averaged
+from scae.core.typing import Bool, Float, Int, Stream, Tensor
 from scae.lm import LinearPaths, Trace
-from scae.processes import averaged
 from scae.suite import SuiteOutput
-from scae.typing import Bool, Float, Int, Stream, Tensor
 
 
 class Comparison:

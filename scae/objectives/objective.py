@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 
 from scae.config import AnySae, Loss
+from scae.core.typing import Float, Tensor
 from scae.lm import LinearPaths, Trace
 from scae.objectives.comparison import Comparison
 from scae.objectives.terms import TERMS, Term
 from scae.suite import SuiteOutput
-from scae.typing import Float, Tensor
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from scae.whole_files import write
+from scae.core.whole_files import write
 
 DPI = 150
 INK = "#333333"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from scae.core.whole_files import write_text
 from scae.report.arms import present
 from scae.report.arms_grid import arms_grid
 from scae.report.connectivity import connectivity_sections
@@ -12,7 +13,6 @@ from scae.report.files import Job, Metrics, ReportError, read_job
 from scae.report.grid import MISSING, Grid, Row, duration, number
 from scae.report.remarks import bullets, remarks
 from scae.report.run_figure import fvu_figure
-from scae.whole_files import write_text
 
 FILES = {
     "report.md": "this page",

@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.table import Table
 
+from scae.core.whole_files import write_text
 from scae.report.arms import present
 from scae.report.files import Job, ReportError, job_directories, read_job
 from scae.report.grid import Grid, Row, duration, number
 from scae.report.remarks import bullets, remarks_by_job
 from scae.report.sweep_figure import sweep_figure
 from scae.report.sweep_jobs import axis_of, varying
-from scae.whole_files import write_text
 
 # header, metric of an arm, digits, scale
 MAIN: tuple[tuple[str, str, int, float], ...] = (

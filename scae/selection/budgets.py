@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import torch
 
+from scae.core.typing import Bool, Float, Int, Tensor
 from scae.selection.sample import Record
 from scae.sites import Site
 from scae.suite import Suite
-from scae.typing import Bool, Float, Int, Tensor
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import torch
 
 from scae.config import ConfigError, Connectivity
 from scae.connections import Connections, Inputs
+from scae.core.typing import Float, Tensor
 from scae.selection.budgets import Candidates, Chosen, by_score, even, strongest
 from scae.selection.contributions import chunks
 from scae.selection.sample import Traces
 from scae.selection.scores import SCORES, Score
 from scae.sites import Site
 from scae.suite import Suite
-from scae.typing import Float, Tensor
 
 DRAWN = 1 << 24  # random numbers held at a time
 

@@ -21,11 +21,11 @@ from typing import Literal
 
 import torch
 
-from scae.kernels import tally
+from scae.core.typing import Bool, Float, Tensor
+from scae.kernels import spmm_transposed
 from scae.selection.sample import R, Record, Sample
 from scae.sites import Site
 from scae.suite import Suite
-from scae.typing import Bool, Float, Tensor
 
 Weighting = Literal["all", "firing", "activation"]
 
@@ -64,7 +64,7 @@ def summed_contributions(
         at_keys = path.move_back(weights(one), one.scales[site.module], pattern).flatten(1)
         for up in upstream:
             start = layout.offset(up)
-            total[start : start + layout.size(up)] += tally(one.codes[up], at_keys).view(-1, n_heads, n_rows)
+            total[start : start + layout.size(up)] += spmm_transposed(one.codes[up], at_keys).view(-1, n_heads, n_rows)
     readers = path.readers(reads.rows[rows] / reads.scale)
     written = [suite.writes(up, site.module) for up in upstream]
     writers = torch.cat([path.writers(one.rows * one.scale) for one in written])

@@ -15,11 +15,11 @@ from typing import Generic, TypeVar
 
 import torch
 
+from scae.core.typing import Float, Live, Tensor
 from scae.kernels import SparseCode
 from scae.lm import Module, Trace
 from scae.sites import Site
 from scae.suite import Suite
-from scae.typing import Float, Live, Tensor
 
 Traces = Callable[[], Iterable[Trace]]
 """Runs over the same batches at every call."""

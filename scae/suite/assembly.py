@@ -7,13 +7,13 @@ from torch import nn
 
 from scae.config import AuxK
 from scae.connections import Connections, Layout
+from scae.core.typing import Float, Tensor
 from scae.dictionaries import Dictionary
 from scae.kernels import SparseCode
 from scae.lm import UNEMBED, LanguageModel, Module, Path, Trace
 from scae.sites import SINK, SOURCE, Site
 from scae.suite.ends import Sink, Source
 from scae.suite.virtual_weights import Input, Rows, VirtualWeights
-from scae.typing import Float, Tensor
 
 Mode = Literal["plain", "spliced", "dense", "pruned"]
 

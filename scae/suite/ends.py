@@ -10,10 +10,10 @@ belongs to the base that every feature reads. Nothing here is trained.
 import torch
 from torch import nn
 
+from scae.core.typing import Bool, Float, Tensor
 from scae.dictionaries import Unit
 from scae.kernels import Arrivals, SparseCode, arrive_everywhere
 from scae.lm import LanguageModel, Module, Trace
-from scae.typing import Bool, Float, Tensor
 
 
 class Source(nn.Module):

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from scae.core.typing import Float, Live, Stream, Tensor
 from scae.kernels import SparseCode
 from scae.lm import Module
 from scae.sites import Site
-from scae.typing import Float, Live, Stream, Tensor
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,12 @@ from collections.abc import Callable, Collection, Iterator
 
 import torch
 
+from scae.core.typing import Float, Stream, Tensor
 from scae.kernels import Arrivals, SparseCode, Upstream, arrive
 from scae.lm import Module, Trace
 from scae.sites import SINK, Site
 from scae.suite.assembly import Assembly
 from scae.suite.output import SuiteOutput
-from scae.typing import Float, Stream, Tensor
 
 Observe = Callable[[Site, Float[Tensor, "token feature"], Float[Tensor, "token feature"]], None]
 """(site, pre-activations from the base alone, all of them): what a statistic may look at."""

@@ -13,10 +13,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from scae.connections import Connections
+from scae.core.typing import Float, Int, Tensor
 from scae.kernels import Edges, edge_weights
 from scae.lm import Module, Path
 from scae.sites import Site
-from scae.typing import Float, Int, Tensor
 
 
 class Rows(NamedTuple):

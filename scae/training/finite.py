@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from scae.failures import NonFiniteError, some
-from scae.typing import Float, Tensor
+from scae.core.failures import NonFiniteError, some
+from scae.core.typing import Float, Tensor
 
 SHOWN = 4  # places named in an error
 WINDOWS_SHOWN = 16

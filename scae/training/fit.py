@@ -14,9 +14,9 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from scae.checkpoints import CHECKPOINT
+from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import ConfigError, Logger, TrainerConfig
-from scae.stopping import Stopped, held_signals, signal_asked, take_signals_back
+from scae.core.stopping import Stopped, held_signals, signal_asked, take_signals_back
 from scae.training.devices import accelerator
 from scae.training.finite import Finite
 from scae.training.history import Csv, History, TensorBoard, Wandb, Writer

@@ -9,10 +9,10 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from scae.config import Training
+from scae.core.processes import averaged
+from scae.core.schedule import trapezoid
 from scae.lm import Trace
 from scae.objectives import LossOutput, Objective
-from scae.processes import averaged
-from scae.schedule import trapezoid
 from scae.suite import Mode, Suite, SuiteOutput, thresholds
 
 
@@ -45,7 +45,7 @@ class SuiteTraining(lightning.LightningModule):
         return loss.total
 
     def _log(self, loss: LossOutput) -> None:
-        """Each process divides its own sums by those of all (`scae.processes`): the whole batch's loss is the mean."""
+        """Each process divides its own sums by those of all (`scae.core.processes`): their mean is the batch's loss."""
         *terms, total = averaged(torch.stack([*loss.terms.values(), loss.total.detach()])).unbind()
         self.log_dict({f"train/{name}": value for name, value in zip(loss.terms, terms, strict=True)})
         self.log("train/loss", total, prog_bar=True)

@@ -26,6 +26,7 @@ import torch
 
 from scae.config import Regrow
 from scae.connections import Connections, Inputs
+from scae.core.typing import Bool, Float, Int, Tensor
 from scae.kernels import SparseCode
 from scae.lm import Trace
 from scae.objectives import Objective
@@ -33,7 +34,6 @@ from scae.selection import Record, Sample, Traces, summed_contributions
 from scae.selection.contributions import chunks
 from scae.sites import Site
 from scae.suite import Suite
-from scae.typing import Bool, Float, Int, Tensor
 
 Reduce = Callable[[Tensor], Tensor]
 """The sum over the processes of a distributed run."""

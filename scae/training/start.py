@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from scae.core.typing import Float, Live, Stream, Tensor
 from scae.lm import Trace
 from scae.sites import Site
 from scae.suite import Suite
 from scae.suite.passes import true_inputs
-from scae.typing import Float, Live, Stream, Tensor
 
 HELD = 1 << 29  # bytes of what dictionaries read and rebuild that are held at a time
 

@@ -15,9 +15,9 @@ from typing import Any
 import lightning
 import torch
 
+from scae.core.typing import Float, Live, Tensor
 from scae.lm import LanguageModel, Trace
 from scae.suite import SuiteOutput
-from scae.typing import Float, Live, Tensor
 
 log = logging.getLogger(__name__)
 WORST = 0.001

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import torch
 
+from scae.core.processes import summed
+from scae.core.typing import Bool, Float, Tensor
 from scae.dictionaries.activation import Activation
 from scae.dictionaries.dictionary import Dictionary, Shape
 from scae.kernels import SparseCode
-from scae.processes import summed
-from scae.typing import Bool, Float, Tensor
 
 
 class BatchTopK(Activation):

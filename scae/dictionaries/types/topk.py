@@ -1,9 +1,9 @@
 """The k largest positive pre-activations of each token (Gao et al. 2024, section 2.3)."""
 
+from scae.core.typing import Bool, Float, Tensor
 from scae.dictionaries.activation import Activation
 from scae.dictionaries.dictionary import Dictionary, Shape
 from scae.kernels import SparseCode, largest
-from scae.typing import Bool, Float, Tensor
 
 
 class TopK(Activation):

@@ -2,10 +2,10 @@
 
 import torch
 
+from scae.core.typing import Bool, Float, Tensor
 from scae.dictionaries.activation import Activation
 from scae.dictionaries.dictionary import Dictionary, Shape
 from scae.kernels import SparseCode
-from scae.typing import Bool, Float, Tensor
 
 
 class ReLU(Activation):

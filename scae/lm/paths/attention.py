@@ -5,9 +5,9 @@ y(q) = sum_h sum_k A_h(q,k) (P r(k) / s(k)) W_V_h W_O_h + b_O
 
 import torch
 
+from scae.core.typing import Float, Stream, Tensor
 from scae.lm.paths.path import Path
 from scae.lm.trace import Trace
-from scae.typing import Float, Stream, Tensor
 
 
 class Attention(Path):

@@ -1,8 +1,8 @@
 """The stream itself, as a module reads it: `x(t) = P r(t) / s(t)`, s of the clean run."""
 
+from scae.core.typing import Float, Stream, Tensor
 from scae.lm.paths.path import Path
 from scae.lm.trace import Trace
-from scae.typing import Float, Stream, Tensor
 
 
 class Direct(Path):

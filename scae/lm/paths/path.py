@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from scae.core.typing import Float, Stream, Tensor
 from scae.lm.modules import Module
 from scae.lm.paths.weights import LinearPaths
 from scae.lm.trace import Trace
-from scae.typing import Float, Stream, Tensor
 
 
 @dataclass(frozen=True)

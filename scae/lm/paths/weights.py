@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from scae.core.typing import Float, Tensor
 from scae.lm.modules import EMBED, UNEMBED, Levels, Module, levels
-from scae.typing import Float, Tensor
 
 
 @dataclass(frozen=True)

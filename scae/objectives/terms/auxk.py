@@ -1,9 +1,9 @@
 """What dead features leave of the error: sum over sites of ||e - ehat||^2 / ||e||^2 (Gao et al. 2024, appendix A.2)."""
 
+from scae.core.processes import averaged
+from scae.core.typing import Float, Tensor
 from scae.objectives.comparison import Comparison
 from scae.objectives.terms.term import Term
-from scae.processes import averaged
-from scae.typing import Float, Tensor
 
 
 class AuxK(Term):

@@ -3,9 +3,9 @@
 mean over those layers of ||r - rhat||^2 / ||r - mean r||^2, r the residual stream
 """
 
+from scae.core.typing import Float, Tensor
 from scae.objectives.comparison import Comparison, variation
 from scae.objectives.terms.term import Term
-from scae.typing import Float, Tensor
 
 
 class BlockMse(Term):

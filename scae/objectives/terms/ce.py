@@ -2,9 +2,9 @@
 
 import torch.nn.functional as F
 
+from scae.core.typing import Float, Tensor
 from scae.objectives.comparison import Comparison
 from scae.objectives.terms.term import Term
-from scae.typing import Float, Tensor
 
 
 class CrossEntropy(Term):

@@ -5,9 +5,9 @@ The square of the temperature keeps the size of the gradient (Hinton et al. 2015
 
 import torch.nn.functional as F
 
+from scae.core.typing import Float, Tensor
 from scae.objectives.comparison import Comparison
 from scae.objectives.terms.term import Term
-from scae.typing import Float, Tensor
 
 
 class LogitKl(Term):

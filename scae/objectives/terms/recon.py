@@ -8,10 +8,10 @@ whose error is sqrt(k); a site's own units make it as large as fvu              
 
 import torch
 
+from scae.core.typing import Float, Tensor
 from scae.objectives.comparison import Comparison, variation
 from scae.objectives.terms.term import Term
 from scae.sites import Site
-from scae.typing import Float, Tensor
 
 
 class Recon(Term):

@@ -2,9 +2,9 @@
 
 import torch
 
+from scae.core.typing import Float, Tensor
 from scae.objectives.comparison import Comparison
 from scae.objectives.terms.term import Term
-from scae.typing import Float, Tensor
 
 
 class Sparsity(Term):

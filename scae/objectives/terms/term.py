@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 
+from scae.core.typing import Float, Tensor
 from scae.objectives.comparison import Comparison
-from scae.typing import Float, Tensor
 
 
 class Term(ABC):

@@ -1,13 +1,13 @@
 """The mean contribution to the pre-activation, in the plain pass (`scae.selection.contributions` has the equations)."""
 
 from scae.config import Connectivity
+from scae.core.typing import Float, Tensor
 from scae.selection.budgets import importance
 from scae.selection.contributions import mean_contributions
 from scae.selection.sample import Traces, record
 from scae.selection.scores.score import Score
 from scae.sites import Site
 from scae.suite import Suite
-from scae.typing import Float, Tensor
 
 
 class Contribution(Score):

@@ -3,11 +3,11 @@
 import torch
 
 from scae.config import Connectivity
+from scae.core.typing import Float, Tensor
 from scae.selection.sample import Traces
 from scae.selection.scores.score import Score
 from scae.sites import Site
 from scae.suite import Suite
-from scae.typing import Float, Tensor
 
 
 class Random(Score):

@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 
 from scae.config import Connectivity
+from scae.core.typing import Float, Tensor
 from scae.selection.sample import Traces
 from scae.sites import Site
 from scae.suite import Suite
-from scae.typing import Float, Tensor
 
 
 class Score(ABC):
