@@ -14,10 +14,9 @@ import torch
 
 from scae.config import Logger, TrainerConfig, Training
 from scae.data import TokenWindows, WindowModule
-from scae.lm import LanguageModel
+from scae.lm import LanguageModel, Module
 from scae.objectives import Objective
 from scae.objectives.terms import LogitKl, Recon
-from scae.sites import Site
 from scae.suite import Suite
 from scae.training import Place, SuiteTraining, WorstTokens, fit
 from scae.training.worst_tokens import Owned, share_of_worst
@@ -161,8 +160,8 @@ def test_one_warning_names_site_token_window_and_position(
 
     def shouting(tokens: Any, *args: Any, **kwargs: Any) -> Any:
         trace = true_trace(tokens, *args, **kwargs)
-        outputs = {site: value.clone() for site, value in trace.outputs.items()}
-        outputs[Site(1, "mlp")][(tokens == loud).all(1), 6] *= 1000
+        outputs = {module: value.clone() for module, value in trace.outputs.items()}
+        outputs[Module(1, "mlp")][(tokens == loud).all(1), 6] *= 1000
         return dataclasses.replace(trace, outputs=outputs)
 
     monkeypatch.setattr(gpt2, "trace", shouting)
