@@ -4,7 +4,7 @@ import torch
 
 from benchmarks.inputs import activations
 from benchmarks.step import LR, Call, Step
-from scae.dictionaries import Dictionary, TopK
+from scae.dictionaries import Dictionary, Shape, create
 
 
 def dictionary_step(*, tokens: int, d_model: int, features: int, k: int, device: str, upkeep: bool = False) -> Step:
@@ -27,7 +27,7 @@ def dictionary_step(*, tokens: int, d_model: int, features: int, k: int, device:
         torch.nn.utils.clip_grad_norm_(dictionary.parameters(), 1.0)
 
     if upkeep:
-        return Step(loss, optimizer, clip, dictionary.normalise_decoder)
+        return Step(loss, optimizer, clip, dictionary.decoder.normalise)
     return Step(loss, optimizer)
 
 
@@ -40,4 +40,4 @@ def encoder_product(*, tokens: int, d_model: int, features: int, k: int, device:
 
 def _dictionary(d_model: int, features: int, k: int, device: str) -> Dictionary:
     torch.manual_seed(0)
-    return Dictionary(d_model=d_model, n_features=features, activation=TopK(k=k), transcoder=False).to(device)
+    return create(Shape(features, d_model, d_model, transcoder=False), type="topk", k=k).to(device)

@@ -12,7 +12,7 @@ import torch
 
 from scae.config import Connectivity
 from scae.connections import Connections
-from scae.dictionaries import Dictionary, TopK
+from scae.dictionaries import Shape, create
 from scae.lm import LanguageModel, LinearPaths, Module, Trace
 from scae.lm.paths import Attention, Direct
 from scae.selection import choose
@@ -141,11 +141,10 @@ def make_suite(model: SyntheticModel, *, seed: int = 0, dtype: torch.dtype = tor
     sizes = model.sizes
     torch.manual_seed(seed)
     dictionaries = {
-        site: Dictionary(
-            d_model=sizes.d_model,
-            n_features=sizes.features,
-            activation=TopK(k=sizes.k),
-            transcoder=site.transcoder,
+        site: create(
+            Shape(sizes.features, sizes.d_model, sizes.d_model, site.transcoder),
+            type="topk",
+            k=sizes.k,
         )
         for site in choose_sites(model.paths, "all", ("attn", "mlp"))
     }

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scae.config import AuxK, BatchTopKSae, Bound, Sae, TopKSae, VanillaSae
-from scae.dictionaries import Activation, BatchTopK, Dictionary, ReLU, TopK
-from scae.dictionaries.activation import kth_largest
+from scae.dictionaries import Activation, BatchTopK, Dictionary, ReLU, Shape, TopK, create
+from scae.dictionaries.types.batchtopk import kth_largest
 from scae.kernels import SparseCode
 from scae.typing import Tensor
 
@@ -38,8 +38,7 @@ def all_live(pre: Tensor) -> Tensor:
 
 def build(activation: Activation, *, transcoder: bool, n_features: int = 12, d_model: int = 6) -> Dictionary:
     """Every parameter random, none zero."""
-    dictionary = Dictionary(d_model=d_model, n_features=n_features, activation=activation, transcoder=transcoder)
-    dictionary.double()
+    dictionary = Dictionary.linear(Shape(n_features, d_model, d_model, transcoder), activation).double()
     for number, parameter in enumerate(dictionary.parameters()):
         parameter.data = random(*parameter.shape, seed=number)
     return dictionary
@@ -54,7 +53,7 @@ def build(activation: Activation, *, transcoder: bool, n_features: int = 12, d_m
 )
 def test_topk_keeps_the_k_largest_positive(k: int, tokens: int, shift: float, seed: int) -> None:
     pre = random(tokens, 8, seed=seed, shift=shift)
-    code = TopK(k=k)(pre, all_live(pre))
+    code = TopK(k=k).support(pre, all_live(pre))
     for row, kept in zip(pre.tolist(), code.dense().tolist(), strict=True):
         cut = sorted(row, reverse=True)[k - 1]
         assert kept == [value if value >= cut and value > 0 else 0.0 for value in row]
@@ -66,18 +65,19 @@ def test_topk_keeps_the_k_largest_positive(k: int, tokens: int, shift: float, se
 def test_entries_are_positive_preactivations_of_live_tokens(activation: str, training: bool) -> None:
     pre, live = random(7, 12, shift=-0.5), torch.tensor([1, 0, 1, 1, 0, 1, 1]).bool()
     function = ACTIVATIONS[activation]().train(training)
-    code = function(pre, live)
+    code = function.support(pre, live)
     assert len(code.value) > 0
+    assert function(code) is code
     assert (code.value > 0).all()
     assert torch.equal(code.value, pre[code.row, code.col])
     assert (code.crow.diff()[~live] == 0).all()
-    assert len(function(pre, torch.zeros_like(live)).value) == 0
-    assert len(function(-pre.abs(), live).value) == 0
+    assert len(function.support(pre, torch.zeros_like(live)).value) == 0
+    assert len(function.support(-pre.abs(), live).value) == 0
 
 
 def test_relu_keeps_all_that_is_positive() -> None:
     pre = random(5, 9)
-    assert torch.equal(ReLU()(pre, all_live(pre)).dense(), pre.relu())
+    assert torch.equal(ReLU().support(pre, all_live(pre)).dense(), pre.relu())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -86,7 +86,7 @@ def test_batchtopk_keeps_k_a_live_token_on_average(dtype: torch.dtype) -> None:
     pre = (random(40, 16) * torch.linspace(0.2, 3, 40, dtype=torch.float64)[:, None]).to(dtype)
     live = torch.arange(40) % 4 != 0
     pre[~live] += 100
-    code = batch_top_k(3)(pre, live)
+    code = batch_top_k(3).support(pre, live)
     assert len(code.value) == 3 * int(live.sum())
     assert len(set(code.crow.diff()[live].tolist())) > 2
     smallest_kept, rest = code.value.min(), pre[live][(code.dense() == 0)[live]]
@@ -111,37 +111,39 @@ def test_the_kth_largest_is_that_of_a_sorted_list(
 
 def test_equal_preactivations_at_the_cut_are_all_kept() -> None:
     pre = torch.tensor([[3.0, 2.0, 2.0], [2.0, 1.0, 0.0]])
-    assert batch_top_k(1)(pre, all_live(pre)).dense().tolist() == [[3.0, 2.0, 2.0], [2.0, 0.0, 0.0]]
+    assert batch_top_k(1).support(pre, all_live(pre)).dense().tolist() == [[3.0, 2.0, 2.0], [2.0, 0.0, 0.0]]
 
 
 def test_batchtopk_keeps_all_positive_ones_where_there_are_few() -> None:
     pre = random(5, 9, shift=-1)
-    assert torch.equal(batch_top_k(8)(pre, all_live(pre)).dense(), pre.relu())
+    assert torch.equal(batch_top_k(8).support(pre, all_live(pre)).dense(), pre.relu())
 
 
 def test_batchtopk_learns_its_threshold_from_the_first_batch_and_then_slowly() -> None:
     function = batch_top_k(3)
     first, second = random(20, 16), random(20, 16, seed=1, shift=2)
-    cut = function(first, all_live(first)).value.min()
+    cut = function.support(first, all_live(first)).value.min()
     torch.testing.assert_close(function.threshold, cut, rtol=1e-12, atol=0)
-    cut_of_second = function(second, all_live(second)).value.min()
+    cut_of_second = function.support(second, all_live(second)).value.min()
     assert cut_of_second > cut + 0.5
     torch.testing.assert_close(function.threshold, cut + 0.25 * (cut_of_second - cut), rtol=1e-12, atol=0)
     learned = function.threshold.clone()
-    function.eval()(first, all_live(first))
-    function.train()(first, torch.zeros(20, dtype=torch.bool))  # no live token: nothing to learn from
+    function.eval().support(first, all_live(first))
+    function.train().support(first, torch.zeros(20, dtype=torch.bool))  # no live token: nothing to learn from
     assert torch.equal(function.threshold, learned)
     assert "threshold" in function.state_dict()
 
 
 def test_batchtopk_in_eval_does_not_look_at_other_tokens() -> None:
     function, pre = batch_top_k(3), random(20, 16)
-    assert torch.equal(function.eval()(pre, all_live(pre)).dense(), pre.relu()), "before any batch the threshold is 0"
-    function.train()(pre, all_live(pre))
+    assert torch.equal(function.eval().support(pre, all_live(pre)).dense(), pre.relu()), (
+        "before any batch the threshold is 0"
+    )
+    function.train().support(pre, all_live(pre))
     function.eval()
     loud = pre.clone()
     loud[1:] += 10
-    alone, beside = function(pre[:1], all_live(pre[:1])), function(loud, all_live(loud))
+    alone, beside = function.support(pre[:1], all_live(pre[:1])), function.support(loud, all_live(loud))
     assert torch.equal(alone.dense()[0], beside.dense()[0])
     cut = function.threshold
     assert torch.equal(alone.dense()[0], torch.where(pre[0] > cut, pre[0], torch.zeros(())))
@@ -179,7 +181,7 @@ def test_the_equations(activation: str, transcoder: bool) -> None:
 
 
 def test_a_new_dictionary_has_decoder_rows_of_norm_1_and_an_encoder_of_its_own() -> None:
-    dictionary = Dictionary(d_model=6, n_features=12, activation=ReLU(), transcoder=False)
+    dictionary = create(Shape(12, 6, 6, transcoder=False), type="vanilla")
     torch.testing.assert_close(dictionary.decoder.W.norm(dim=1), torch.ones(12))
     torch.testing.assert_close(dictionary.encoder.W, dictionary.decoder.W)
     with torch.no_grad():
@@ -190,21 +192,26 @@ def test_a_new_dictionary_has_decoder_rows_of_norm_1_and_an_encoder_of_its_own()
 @pytest.mark.parametrize(
     ("section", "settings", "activation"),
     [
-        (VanillaSae, {"kind": "vanilla", "l1": 0.01}, ReLU),
+        (VanillaSae, {"kind": "vanilla"}, ReLU),
         (TopKSae, {"kind": "topk", "k": 5}, TopK),
         (BatchTopKSae, {"kind": "batchtopk", "k": 5, "threshold_rate": 0.125}, BatchTopK),
     ],
 )
-def test_from_config(section: type[Sae], settings: dict[str, Any], activation: type[Activation]) -> None:
+def test_a_section_says_what_its_dictionaries_are_made_from(
+    section: type[Sae], settings: dict[str, Any], activation: type[Activation]
+) -> None:
     sae: Any = section(
         features=None,
         expansion=4,
         centred=True,
         bound=Bound(margin=None, tokens=1),
-        auxk=AuxK(weight=0.0, k=1, dead_after=1),
+        auxk=AuxK(k=1, dead_after=1),
         **settings,
     )
-    dictionary = Dictionary.from_config(sae, d_model=6, transcoder=True)
+    own = {name: value for name, value in settings.items() if name != "kind"}
+    assert sae.spec == {"type": settings["kind"]} | own
+    dictionary = create(Shape(sae.size(6), 6, 6, transcoder=True), **sae.spec)
+    assert dictionary.spec == sae.spec
     assert type(dictionary.activation) is activation
     assert (dictionary.n_features, dictionary.transcoder) == (24, True)
     assert getattr(dictionary.activation, "k", None) == settings.get("k")
@@ -254,7 +261,8 @@ def test_dead_features_get_a_gradient_and_living_ones_none() -> None:
     code = dictionary.dead_code(dictionary.encoder.preactivations(shifted), all_live(x), k=6, dead_after=100)
     assert code is not None
     assert (code.value < 0).any()
-    revived = dictionary.revive(dictionary.differentiable(code, shifted))
+    found = dictionary.sparsify(shifted, all_live(x), aux=("revived",), auxk=AuxK(k=6, dead_after=100))
+    revived = found.aux["revived"]
     alive = (shifted @ dictionary.encoder.W[6:].T + dictionary.encoder.b[6:]).clamp_min(0)
     torch.testing.assert_close(revived, alive @ dictionary.decoder.W[6:])
     (x - revived).square().sum().backward()
@@ -270,22 +278,20 @@ def dead_after_training(*, auxk: float) -> tuple[int, int]:
     torch.manual_seed(0)
     tokens = 64
     truth = torch.nn.functional.normalize(torch.randn(24, 16), dim=1)
-    dictionary = Dictionary(d_model=16, n_features=32, activation=TopK(k=4), transcoder=False)
+    dictionary = create(Shape(32, 16, 16, transcoder=False), type="topk", k=4)
     dictionary.encoder.b.data[16:] = -1
     optimiser = torch.optim.Adam(dictionary.parameters(), lr=3e-3)
     live = torch.ones(tokens, dtype=torch.bool)
     for _ in range(800):
         x = (torch.rand(tokens, 24) * (torch.rand(tokens, 24) < 0.15)) @ truth
-        shifted = dictionary.shift(x)
-        pre = dictionary.encoder.preactivations(shifted)
-        code = dictionary.differentiable(dictionary.activation(pre, live), shifted)
+        code, aux = dictionary.sparsify(
+            dictionary.shift(x), live, aux=("revived",) if auxk else (), auxk=AuxK(k=16, dead_after=500)
+        )
         error = x - dictionary.decode(code)
         loss = error.square().sum() / x.square().sum()
-        dead = dictionary.dead_code(pre, live, k=16, dead_after=500)
-        if auxk and dead is not None:
+        if "revived" in aux:
             target = error.detach()
-            revived = dictionary.revive(dictionary.differentiable(dead, shifted))
-            loss = loss + auxk * (target - revived).square().sum() / target.square().sum()
+            loss = loss + auxk * (target - aux["revived"]).square().sum() / target.square().sum()
         optimiser.zero_grad()
         loss.backward()
         dictionary.decoder.project_gradient()

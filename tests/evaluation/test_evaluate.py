@@ -10,7 +10,7 @@ import torch
 
 from scae.connections import Connections, Inputs
 from scae.data import TokenWindows
-from scae.dictionaries import Dictionary, ReLU
+from scae.dictionaries import Shape, create
 from scae.evaluation import Arm, Bypass, Unigram, evaluate, predictions, unigram, walk
 from scae.lm import LanguageModel, LinearPaths, Module, Trace
 from scae.sites import Site
@@ -172,7 +172,7 @@ def test_perfect_dictionaries_recover_everything(lm: LanguageModel, mode: Any) -
     axes = torch.cat([torch.eye(d_model), -torch.eye(d_model)]).double()
     dictionaries = {}
     for site in choose_sites(lm.paths, "all", ["attn"]):
-        one = Dictionary(d_model=d_model, n_features=2 * d_model, activation=ReLU(), transcoder=False).double()
+        one = create(Shape(2 * d_model, d_model, d_model, transcoder=False), type="vanilla").double()
         one.encoder.W.data, one.decoder.W.data = axes.clone(), axes.clone()
         one.decoder.b.data = torch.linspace(-1, 1, d_model, dtype=torch.float64)
         dictionaries[site] = one
@@ -217,7 +217,7 @@ def test_bypass_share_is_a_ratio_of_variances(gpt2: LanguageModel, make_suite: M
     seen: dict[Site, list[tuple[torch.Tensor, torch.Tensor]]] = {site: [] for site in suite.sites}
     for trace in batches(gpt2, [1] * 6)():
         at = trace.live.flatten()
-        passes.pruned(suite, trace, lambda site, base, pre, at=at: seen[site].append((base[at], pre[at])))
+        passes.pruned(suite, trace, observe=lambda site, base, pre, at=at: seen[site].append((base[at], pre[at])))
     shares = bypass_share(Arm("pruned", suite, "pruned"), batches(gpt2, [4, 2])())
     assert len(shares) == len(suite.sites)
     for site, pairs in seen.items():

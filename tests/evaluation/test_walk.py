@@ -9,6 +9,7 @@ import torch
 
 from scae.evaluation import Arm, Bypass, Metrics, Observer, Subject, evaluate, walk
 from scae.lm import LanguageModel, Trace
+from scae.sites import Site
 from scae.suite import SuiteOutput
 
 Make = Callable[..., Any]
@@ -20,8 +21,8 @@ def gpt2(build_tiny: Make) -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def arms(gpt2: LanguageModel, make_suite: Make, ragged: Make) -> list[Arm]:
-    suite, other = (make_suite(gpt2, sites=gpt2.paths.modules[:3], seed=seed) for seed in (0, 1))
+def arms(gpt2: LanguageModel, make_suite: Make, ragged: Make, all_sites: Make) -> list[Arm]:
+    suite, other = (make_suite(gpt2, sites=all_sites(gpt2)[:3], seed=seed) for seed in (0, 1))
     other.connect(ragged(other.layout))
     return [Arm("plain", suite, "plain"), Arm("pruned", other, "pruned")]
 
@@ -65,7 +66,7 @@ def test_the_order_of_a_walk(gpt2: LanguageModel, arms: list[Arm]) -> None:
     diary = Diary()
     assert walk(gpt2, arms, traces(gpt2), [diary, Silent()]) == {"diary/entries": 7.0, "silent": 1.0}
     assert diary.seen == [
-        ("begin", ["plain", "pruned"], list(gpt2.paths.modules[:3])),
+        ("begin", ["plain", "pruned"], [Site.parse(name) for name in ("0.attn", "0.mlp", "1.attn")]),
         *[("plain", 3), ("pruned", 3), ("batch", 3)],
         *[("plain", 1), ("pruned", 1), ("batch", 1)],
     ]

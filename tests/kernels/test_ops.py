@@ -15,6 +15,7 @@ from scae.kernels import (
     Support,
     Upstream,
     arrive,
+    arrive_everywhere,
     decode,
     edge_weights,
     encode_at,
@@ -265,6 +266,40 @@ def test_arrive_and_the_gradients_of_what_arrived(backend: str, case: Case, wind
         lambda: encode_at(code, x, encoder, bias, way.arrivals),
         lambda: all_of_them()[code.row, code.col],
     )
+
+
+@on_each_backend
+@on_random_input
+@in_windows
+@example(case=FULL, windows=2, at_attention=True)
+@example(case=FULL, windows=1, at_attention=False)
+@example(case=NOTHING, windows=1, at_attention=True)
+def test_arriving_everywhere_has_gradients(backend: str, case: Case, windows: int, at_attention: bool) -> None:
+    """Its values are those of `arrive`, to the bit; without gradients it is nothing else."""
+    way = Way.random(case, windows, at_attention)
+    inputs = [*way.values, way.weight]
+    check(case, backend, inputs, lambda: arrive_everywhere(way.arrivals), way.dense)
+    with use(backend):
+        expected = arrive(way.arrivals)
+        assert torch.equal(arrive_everywhere(way.arrivals), expected)
+        with torch.no_grad():
+            alone = arrive_everywhere(way.arrivals)
+    assert torch.equal(alone, expected)
+    assert not alone.requires_grad
+
+
+@on_each_backend
+@pytest.mark.parametrize("at_attention", [False, True])
+def test_gradients_of_arriving_everywhere_are_those_of_finite_differences(backend: str, at_attention: bool) -> None:
+    way = Way.random(FULL, 2, at_attention)
+    assert len(way.edges) > 0
+
+    def arrived(weight: Tensor, *values: Tensor) -> Tensor:
+        codes = [code.with_values(value) for code, value in zip(way.codes, values, strict=True)]
+        return arrive_everywhere(replace(way, codes=codes, weight=weight).arrivals)
+
+    with use(backend):
+        assert torch.autograd.gradcheck(arrived, (way.weight, *way.values), eps=1e-6, atol=1e-8, rtol=1e-6)
 
 
 @pytest.mark.parametrize("at_attention", [False, True])

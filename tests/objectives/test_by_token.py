@@ -18,7 +18,7 @@ TERMS = [
 
 @pytest.fixture
 def comparison(lm: Any, trace: Any, make_suite: Any) -> Comparison:
-    return Comparison(make_suite(lm)(trace, "plain"), trace, lm.paths)
+    return Comparison(make_suite(lm, activation="relu")(trace, "plain", aux=["penalty"]), trace, lm.paths)
 
 
 @pytest.mark.parametrize("term", TERMS, ids=["fvu", "mse", "kl", "ce"])

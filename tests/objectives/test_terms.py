@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scae.config import AuxK, Bound, Loss, VanillaSae
+from scae.config import AnySae, AuxK, Bound, Loss, TopKSae, VanillaSae
 from scae.lm import LanguageModel, LinearPaths, Trace
 from scae.objectives import Comparison, Objective
 from scae.objectives.terms import AuxK as AuxKTerm
@@ -20,14 +20,14 @@ Make = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def suite(lm: LanguageModel, make_suite: Make, ragged: Make, all_sites: Make) -> Suite:
-    suite = make_suite(lm, sites=all_sites(lm)[:-1])  # the last module keeps its own output
+    suite = make_suite(lm, activation="relu", sites=all_sites(lm)[:-1])  # the last module keeps its own output
     suite.connect(ragged(suite.layout))
     return suite
 
 
 @pytest.fixture
 def out(suite: Suite, trace: Trace) -> SuiteOutput:
-    return suite(trace, "pruned")
+    return suite(trace, "pruned", aux=["penalty", "revived"])
 
 
 def value(term: Term, out: SuiteOutput, trace: Trace, lm: LanguageModel) -> float:
@@ -205,17 +205,18 @@ def test_auxk_is_the_share_of_the_error_that_dead_features_leave(
     term, generator = AuxKTerm(weight=1.0), torch.Generator().manual_seed(0)
     sites = suite.sites[:2]
     revived = {
-        site: torch.randn(trace.embed.shape, dtype=torch.float64, generator=generator).requires_grad_()
+        site: torch.randn(trace.embed.flatten(0, 1).shape, dtype=torch.float64, generator=generator).requires_grad_()
         for site in sites
     }
+    n_pos = trace.live.shape[1]
     written = {module: o.detach().clone().requires_grad_() for module, o in out.outputs.items()}
-    both = replace(out, outputs=written, revived=revived)
+    both = replace(out, outputs=written, aux={"revived": revived})
     total = 0.0
     for site in sites:
         left = whole = 0.0
         for p in live_positions(trace):
             e = (trace.outputs[site.module][p] - out.outputs[site.module][p]).detach().numpy()
-            left += float(((e - revived[site][p].detach().numpy()) ** 2).sum())
+            left += float(((e - revived[site][p[0] * n_pos + p[1]].detach().numpy()) ** 2).sum())
             whole += float((e**2).sum())
         total += left / whole
     loss = term(Comparison(both, trace, lm.paths))
@@ -225,14 +226,14 @@ def test_auxk_is_the_share_of_the_error_that_dead_features_leave(
         assert written[site.module].grad is None  # the error is a target here, not something to lower
         grad = revived[site].grad
         assert grad is not None
-        assert grad[trace.live].abs().max() > 0
-        assert (grad[~trace.live] == 0).all()
+        assert grad[trace.live.flatten()].abs().max() > 0
+        assert (grad[~trace.live.flatten()] == 0).all()
 
-    errors = {site: (trace.outputs[site.module] - out.outputs[site.module]).detach() for site in sites}
-    assert value(term, replace(out, revived=errors), trace, lm) == pytest.approx(0.0, abs=1e-12)
+    errors = {site: (trace.outputs[site.module] - out.outputs[site.module]).detach().flatten(0, 1) for site in sites}
+    assert value(term, replace(out, aux={"revived": errors}), trace, lm) == pytest.approx(0.0, abs=1e-12)
     nothing = {site: torch.zeros_like(e) for site, e in errors.items()}
-    assert value(term, replace(out, revived=nothing), trace, lm) == pytest.approx(2.0, rel=1e-10)
-    assert value(term, replace(out, revived={}), trace, lm) == 0.0
+    assert value(term, replace(out, aux={"revived": nothing}), trace, lm) == pytest.approx(2.0, rel=1e-10)
+    assert value(term, replace(out, aux={}), trace, lm) == 0.0
 
 
 EVERY_TERM: tuple[Callable[[], Term], ...] = (
@@ -257,7 +258,8 @@ def test_bos_and_padding_never_enter(
         noise = torch.randn(stream.shape, dtype=stream.dtype, generator=generator)
         return torch.where(trace.live[..., None], stream, stream + 10 * noise)
 
-    out = replace(out, revived={site: 0.5 * trace.outputs[site.module] for site in suite.sites})
+    revived = {site: 0.5 * trace.outputs[site.module] for site in suite.sites}
+    out = replace(out, aux=out.aux | {"revived": {site: one.flatten(0, 1) for site, one in revived.items()}})
     expected = make()(Comparison(out, trace, lm.paths))
     elsewhere = torch.where(trace.live, trace.tokens, (trace.tokens + 11) % 40)
     assert not torch.equal(elsewhere, trace.tokens)
@@ -271,7 +273,7 @@ def test_bos_and_padding_never_enter(
         out,
         embed=other_trace.embed,
         outputs={module: disturbed(o) for module, o in out.outputs.items()},
-        revived={site: disturbed(r) for site, r in out.revived.items()},
+        aux=out.aux | {"revived": {site: disturbed(one).flatten(0, 1) for site, one in revived.items()}},
     )
     assert torch.equal(make()(Comparison(other_out, other_trace, lm.paths)), expected)
 
@@ -285,8 +287,8 @@ def test_padding_does_not_change_the_loss_of_a_whole_step(suite: Suite, trace: T
     longer = torch.cat([trace.tokens, trace.tokens[:, :3]], 1)
     live = torch.cat([trace.live, torch.zeros_like(trace.live[:, :3])], 1)
     padded = lm.trace(longer, live)
-    one = objective(suite(trace, "pruned"), trace, lm.paths).total
-    other = objective(suite(padded, "pruned"), padded, lm.paths).total
+    one = objective(suite(trace, "pruned", aux=objective.aux), trace, lm.paths).total
+    other = objective(suite(padded, "pruned", aux=objective.aux), padded, lm.paths).total
     assert float(other.detach()) == pytest.approx(float(one.detach()), rel=1e-6)  # Llama's attention is in float32
 
 
@@ -294,27 +296,28 @@ def test_padding_does_not_change_the_loss_of_a_whole_step(suite: Suite, trace: T
 
 
 def loss(**weights: float) -> Loss:
-    of = {"recon": 0.0, "block_mse": 0.0, "logit_kl": 0.0, "ce": 0.0} | weights
+    of = {"recon": 0.0, "block_mse": 0.0, "logit_kl": 0.0, "ce": 0.0, "sparsity": 0.0, "auxk": 0.0} | weights
     return Loss.model_validate(
         {
             "recon": {"weight": of["recon"], "kind": "fvu", "knee": 4.0},
             "block_mse": {"weight": of["block_mse"], "layers": "all"},
             "logit_kl": {"weight": of["logit_kl"], "temperature": 2.0},
             "ce": {"weight": of["ce"]},
+            "sparsity": {"weight": of["sparsity"]},
+            "auxk": {"weight": of["auxk"]},
         }
     )
 
 
-def sae(l1: float = 0.0, auxk: float = 0.0) -> VanillaSae:
-    return VanillaSae(
-        kind="vanilla",
-        features=9,
-        expansion=None,
-        l1=l1,
-        centred=True,
-        bound=Bound(margin=None, tokens=1),
-        auxk=AuxK(weight=auxk, k=3, dead_after=100),
-    )
+SHARED = {
+    "features": 9,
+    "expansion": None,
+    "centred": True,
+    "bound": Bound(margin=None, tokens=1),
+    "auxk": AuxK(k=3, dead_after=100),
+}
+VANILLA: AnySae = VanillaSae(kind="vanilla", **SHARED)
+TOPK: AnySae = TopKSae(kind="topk", k=4, **SHARED)
 
 
 def test_a_term_of_weight_zero_is_never_computed(
@@ -327,35 +330,52 @@ def test_a_term_of_weight_zero_is_never_computed(
     monkeypatch.setattr(SuiteOutput, "residual", never)
     for term in (BlockMse, LogitKl, CrossEntropy, Sparsity, AuxKTerm):
         monkeypatch.setattr(term, "__call__", never)
-    result = Objective.from_config(loss(recon=1.0), sae())(out, trace, lm.paths)
+    result = Objective.from_config(loss(recon=1.0), VANILLA)(out, trace, lm.paths)
     assert set(result.terms) == {"recon"}
     with pytest.raises(AssertionError, match="weight 0"):
-        Objective.from_config(loss(ce=0.1), sae())(out, trace, lm.paths)
+        Objective.from_config(loss(ce=0.1), VANILLA)(out, trace, lm.paths)
 
 
 def test_block_mse_needs_no_logits(
     out: SuiteOutput, trace: Trace, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LinearPaths, "logits", None)
-    Objective.from_config(loss(recon=1.0, block_mse=1.0), sae())(out, trace, lm.paths)
+    Objective.from_config(loss(recon=1.0, block_mse=1.0), VANILLA)(out, trace, lm.paths)
 
 
 def test_clean_logits_are_for_kl_alone(
     out: SuiteOutput, trace: Trace, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Trace, "stream", None)
-    Objective.from_config(loss(ce=1.0), sae())(out, trace, lm.paths)
+    Objective.from_config(loss(ce=1.0), VANILLA)(out, trace, lm.paths)
 
 
 def test_the_sum_is_weighted_and_says_what_it_was_made_of(out: SuiteOutput, trace: Trace, lm: LanguageModel) -> None:
     weights = {"recon": 0.5, "block_mse": 0.25, "logit_kl": 2.0, "ce": 3.0}
-    result = Objective.from_config(loss(**weights), sae(l1=0.01, auxk=1 / 32))(out, trace, lm.paths)
-    assert set(result.terms) == {*weights, "sparsity", "auxk"}
+    weights |= {"sparsity": 0.01, "auxk": 1 / 32}
+    result = Objective.from_config(loss(**weights), VANILLA)(out, trace, lm.paths)
+    assert set(result.terms) == set(weights)
+    assert float(result.terms["sparsity"]) > 1e-3
     total = sum(w * float(result.terms[name]) for name, w in weights.items())
-    total += 0.01 * float(result.terms["sparsity"]) + float(result.terms["auxk"]) / 32
     assert float(result.total.detach()) == pytest.approx(total, rel=1e-10)
     assert result.total.requires_grad
     assert not any(term.requires_grad for term in result.terms.values())
+
+
+def test_what_no_dictionary_has_to_pay_for_is_left_out() -> None:
+    """TopK picks its number: there is no penalty that `loss.sparsity` could weigh, whatever its weight."""
+    weights = loss(recon=1.0, sparsity=0.01, auxk=1 / 32)
+    vanilla, topk = Objective.from_config(weights, VANILLA), Objective.from_config(weights, TOPK)
+    assert [term.name for term in vanilla.terms] == ["recon", "sparsity", "auxk"]
+    assert vanilla.aux == {"penalty", "revived"}
+    assert [term.name for term in topk.terms] == ["recon", "auxk"]
+    assert topk.aux == {"revived"}
+    assert "sparsity" not in str(topk)
+    assert "0.01 sparsity" in str(vanilla)
+    assert Objective.from_config(loss(recon=1.0), VANILLA).aux == set()
+    named = [Recon(weight=1.0, kind="fvu", knee=4.0), Sparsity(weight=0.01), AuxKTerm(weight=0.1)]
+    assert Objective(named).aux == {"penalty", "revived"}, "nobody says what there is: whatever a term wants"
+    assert [term.name for term in Objective(named, offers=()).terms] == ["recon"]
 
 
 @pytest.mark.parametrize(
@@ -368,25 +388,29 @@ def test_the_sum_is_weighted_and_says_what_it_was_made_of(out: SuiteOutput, trac
     ],
 )
 def test_reads_stream(weights: dict[str, float], expected: bool) -> None:
-    assert Objective.from_config(loss(**weights), sae(l1=0.1, auxk=0.1)).reads_stream is expected
+    assert Objective.from_config(loss(**weights, sparsity=0.1, auxk=0.1), VANILLA).reads_stream is expected
 
 
+@pytest.mark.parametrize(("activation", "sae"), [("relu", VANILLA), ("topk", TOPK)])
 def test_gradients_are_those_of_finite_differences(
-    build_tiny: Make, batch: Any, make_suite: Make, ragged: Make
+    build_tiny: Make, batch: Any, make_suite: Make, ragged: Make, activation: str, sae: AnySae
 ) -> None:
     """Of all terms together in the pruned pass, along a random direction in the space of every parameter."""
     lm = build_tiny("gpt2").lm
     trace = lm.trace(*batch)
-    suite = make_suite(lm)
+    suite = make_suite(lm, activation=activation)
     suite.connect(ragged(suite.layout))
-    objective = Objective.from_config(loss(recon=1.0, block_mse=0.3, logit_kl=0.7, ce=0.5), sae(l1=0.1))
+    weights = {"recon": 1.0, "block_mse": 0.3, "logit_kl": 0.7, "ce": 0.5, "sparsity": 0.1}
+    objective = Objective.from_config(loss(**weights), sae)
+    assert ("penalty" in objective.aux) == (activation == "relu")
     generator = torch.Generator().manual_seed(3)
     names, values = zip(*((n, p.detach().clone()) for n, p in suite.named_parameters()), strict=True)
     directions = [torch.randn(v.shape, dtype=v.dtype, generator=generator) for v in values]
 
     def total(amounts: torch.Tensor) -> torch.Tensor:
         moved = {n: v + a * d for n, v, a, d in zip(names, values, amounts, directions, strict=True)}
-        return objective(torch.func.functional_call(suite, moved, (trace, "pruned")), trace, lm.paths).total
+        out = torch.func.functional_call(suite, moved, (trace, "pruned"), {"aux": objective.aux})
+        return objective(out, trace, lm.paths).total
 
     amounts = torch.zeros(len(names), dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(total, (amounts,), eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)

@@ -188,5 +188,6 @@ def test_the_mean_embedding_is_stored(suite: Suite, trace: Trace, ragged: Ragged
     files.save(suite, tmp_path)
     loaded = files.load(tmp_path, suite.lm)
     assert loaded.layout == suite.layout
-    assert suite.source is not None and loaded.source is not None
+    assert suite.source is not None
+    assert loaded.source is not None
     assert torch.equal(loaded.source.writes.centre, suite.source.writes.centre.float())

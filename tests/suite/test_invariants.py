@@ -40,7 +40,7 @@ def every_pair(suite: Suite) -> Connections:
 def linear(out: SuiteOutput) -> torch.Tensor:
     """A random linear functional of everything that an objective may look at."""
     generator = torch.Generator().manual_seed(11)
-    streams = [out.residual(), *out.reconstructions.values(), *out.revived.values()]
+    streams = [out.residual(), *out.reconstructions.values(), *out.aux.get("revived", {}).values()]
     return sum(((s * torch.randn(s.shape, dtype=s.dtype, generator=generator)).sum() for s in streams), torch.zeros(()))
 
 
@@ -56,7 +56,9 @@ def same(suite: Suite, one: SuiteOutput, other: SuiteOutput) -> None:
     for site in suite.sites:
         close(one.outputs[site.module], other.outputs[site.module])
         close(one.codes[site].dense(), other.codes[site].dense())
-    assert one.revived.keys() == other.revived.keys()
+    assert one.aux.keys() == other.aux.keys()
+    for name, by_site in one.aux.items():
+        assert by_site.keys() == other.aux[name].keys()
     ours, theirs = gradients(suite, one), gradients(suite, other)
     for name, gradient in theirs.items():
         assert gradient.abs().max() > 0, f"{name} has no gradient: nothing is compared"
@@ -106,15 +108,15 @@ def test_all_connections_equal_the_dense_pass_where_modules_have_no_dictionary(
 def test_all_connections_equal_the_dense_pass_for_revived_features(
     lm: LanguageModel, trace: Trace, make_suite: Make
 ) -> None:
-    suite = make_suite(lm, auxk=AuxK(weight=1.0, k=3, dead_after=100))
+    suite = make_suite(lm, auxk=AuxK(k=3, dead_after=100))
     for site in suite.sites:
         suite[site].tokens_since_fired[2:8] = 100
-    dense = suite(trace, "dense")
-    assert set(dense.revived) == set(suite.sites)
+    dense = suite(trace, "dense", aux=["revived"])
+    assert set(dense.aux["revived"]) == set(suite.sites)
     suite.connect(every_pair(suite))
-    pruned = suite(trace)
+    pruned = suite(trace, aux=["revived"])
     for site in suite.sites:
-        close(pruned.revived[site], dense.revived[site])
+        close(pruned.aux["revived"][site], dense.aux["revived"][site])
     same(suite, pruned, dense)
 
 
@@ -176,10 +178,8 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
     written = {s: own[s].copy() for s in modules}
 
     unit = {s: {name: value.numpy() for name, value in suite[s].named_buffers()} for s in layout.sites}
-    constants = {
-        s: suite[s].decoder.b.detach().numpy() * unit[s]["writes.scale"] + unit[s]["writes.centre"]
-        for s in layout.sites
-    }
+    b_dec = {s: suite[s].decoder.b.detach().numpy() for s in layout.sites}
+    constants = {s: b_dec[s] * unit[s]["writes.scale"] + unit[s]["writes.centre"] for s in layout.sites}
 
     def centred(row: np.ndarray) -> np.ndarray:
         return row if architecture == "llama" else row - row.mean()
@@ -204,7 +204,7 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
             return total
 
         for i in range(suite[site].n_features):
-            E_i = params["W_enc"][i] / unit[site]["reads.scale"]
+            E_i = params["encoder.W"][i] / unit[site]["reads.scale"]
             ups = [numbers[n] for n in inputs.up[int(inputs.crow[i]) : int(inputs.crow[i + 1])].tolist()]
             decoder = {(u, j): suite[u].decoder.W.detach().numpy()[j] * unit[u]["writes.scale"] for u, j in ups}
             own_bias = -E_i @ unit[site]["reads.centre"]
@@ -212,13 +212,13 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
                 v = [centred(E_i)]
             else:
                 v = [centred(W_V[site.layer, h // per_kv] @ W_O[site.layer, h] @ E_i) for h in range(n_heads)]
-                own_bias += E_i @ b_O[site.layer] - params["W_enc"][i] @ params["b_dec"]
+                own_bias += E_i @ b_O[site.layer] - params["encoder.W"][i] @ params["decoder.b"]
             weight = [{(u, j): v_h @ decoder[u, j] for u, j in ups} for v_h in v]
             for b in range(n_batch):
                 for t in range(n_pos):
                     if not live[b, t]:
                         continue
-                    total = params["b_enc"][i] + own_bias
+                    total = params["encoder.b"][i] + own_bias
                     for h, v_h in enumerate(v):
                         for k in [t] if site.kind == "mlp" else range(t + 1):
                             A = 1.0 if site.kind == "mlp" else trace.patterns[site.layer][b, h, t, k].item()
@@ -234,7 +234,7 @@ def brute_force(architecture: str, suite: Suite, trace: Trace) -> tuple[dict[Sit
                     x_hat = constants[site].copy()
                     for j in best:
                         f[site][b, t, j] = min(max(pre[site][b, t, j], 0.0), unit[site]["ceiling"][j])
-                        x_hat += f[site][b, t, j] * params["W_dec"][j] * unit[site]["writes.scale"]
+                        x_hat += f[site][b, t, j] * params["decoder.W"][j] * unit[site]["writes.scale"]
                     written[site][b, t] = x_hat
     return pre, r0 + sum(written.values())
 
@@ -252,7 +252,7 @@ def test_the_pruned_pass_is_the_formula(
     suite = make_suite(lm, n_features=6, sites=[site for site in all_sites(lm) if site not in missing])
     suite.connect(ragged(suite.layout))
     seen: dict[Site, torch.Tensor] = {}
-    out = passes.pruned(suite, trace, lambda site, alone, pre: seen.__setitem__(site, pre))
+    out = passes.pruned(suite, trace, observe=lambda site, alone, pre: seen.__setitem__(site, pre))
     expected, final = brute_force(architecture, suite, trace)
     live = trace.live.flatten()
     assert set(seen) == set(expected) == set(suite.sites)
@@ -279,7 +279,7 @@ def test_without_connections_only_the_base_is_read(lm: LanguageModel, trace: Tra
 
 def observed(suite: Suite, trace: Trace) -> tuple[dict[Site, torch.Tensor], SuiteOutput]:
     seen: dict[Site, torch.Tensor] = {}
-    out = passes.pruned(suite, trace, lambda site, alone, pre: seen.__setitem__(site, pre.detach().clone()))
+    out = passes.pruned(suite, trace, observe=lambda site, alone, pre: seen.__setitem__(site, pre.detach().clone()))
     return seen, out
 
 
@@ -487,13 +487,13 @@ def test_backends_agree_on_a_whole_pass(
 def test_a_pass_in_parts_is_the_whole_pass(
     lm: LanguageModel, trace: Trace, make_suite: Make, ragged: Ragged, activation: str
 ) -> None:
-    suite = make_suite(lm, activation=activation, auxk=AuxK(weight=1.0, k=3, dead_after=100))
+    suite = make_suite(lm, activation=activation, auxk=AuxK(k=3, dead_after=100))
     for site in suite.sites:
         suite[site].tokens_since_fired[2:8] = 100
     suite.connect(ragged(suite.layout))
-    whole = suite(trace)
+    whole = suite(trace, aux=["revived"])
     suite.chunk_mb = 0  # a window at a time
-    parts = suite(trace)
+    parts = suite(trace, aux=["revived"])
     for site in suite.sites:
-        close(parts.revived[site], whole.revived[site])
+        close(parts.aux["revived"][site], whole.aux["revived"][site])
     same(suite, parts, whole)

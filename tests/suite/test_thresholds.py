@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scae.config import AuxK, BatchTopKSae, Bound
-from scae.dictionaries import activation
+from scae.dictionaries.types import batchtopk
 from scae.lm import LanguageModel, Trace
 from scae.suite import Mode, Suite, thresholds
 from scae.suite.files import load, save
@@ -61,8 +61,8 @@ def test_nothing_but_thresholds_changes_and_no_other_process_is_waited_for(
     def waits(value: torch.Tensor) -> torch.Tensor:
         raise AssertionError("waits for the other processes")
 
-    monkeypatch.setattr(activation, "summed", waits)
-    suite.auxk = AuxK(weight=1.0, k=3, dead_after=1)
+    monkeypatch.setattr(batchtopk, "summed", waits)
+    suite.auxk = AuxK(k=3, dead_after=1)
     before = {name: value.clone() for name, value in suite.state_dict().items()}
     thresholds.learn(suite, traces(suite.lm), "dense")
     changed = [name for name, value in suite.state_dict().items() if not torch.equal(value, before[name])]
@@ -108,14 +108,14 @@ def test_their_pass_is_stored(suite: Suite, tmp_path: Path) -> None:
         centred=True,
         bound=Bound(margin=None, tokens=1),
         threshold_rate=0.1,
-        auxk=AuxK(weight=0.0, k=1, dead_after=1),
+        auxk=AuxK(k=1, dead_after=1),
     )
     stored = Suite.from_config(sae, suite.sites[:2], lm)
     for mode in (None, "plain", "pruned"):
         stored.threshold_pass = mode
-        save(stored, sae, tmp_path)
+        save(stored, tmp_path)
         assert load(tmp_path, lm).threshold_pass == mode
     note = json.loads((tmp_path / "suite.json").read_text())
-    (tmp_path / "suite.json").write_text(json.dumps(note | {"format": 3}))  # one section for every type
-    with pytest.raises(ValueError, match="format 3, this version reads 4"):
+    (tmp_path / "suite.json").write_text(json.dumps(note | {"format": 4}))  # the section of the configuration
+    with pytest.raises(ValueError, match="format 4, this version reads 5"):
         load(tmp_path, lm)

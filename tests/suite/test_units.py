@@ -68,7 +68,7 @@ def opened(hf: Any) -> LanguageModel:
         return wrap(bridge, None, bos=True, dtype=torch.float32)
 
 
-def everything(auxk: AuxK) -> Objective:
+def everything(activation: str) -> Objective:
     """Every term that compares what a site or a layer computes; cross-entropy has no unit to begin with."""
     return Objective(
         [
@@ -77,8 +77,9 @@ def everything(auxk: AuxK) -> Objective:
             BlockMse(weight=0.1, layers="all"),
             LogitKl(weight=1.0, temperature=1.0),
             Sparsity(weight=0.01),
-            AuxKTerm(weight=auxk.weight),
-        ]
+            AuxKTerm(weight=0.1),
+        ],
+        offers={"penalty", "revived"} if activation == "relu" else {"revived"},
     )
 
 
@@ -89,7 +90,7 @@ def trained(suite: Suite, windows: TokenWindows, objective: Objective, mode: Mod
     for step in steps:
         batch = windows.batch(range(4 * step, 4 * step + 4))
         trace = suite.lm.trace(batch.tokens, batch.live)
-        out = suite(trace, mode=mode)
+        out = suite(trace, mode=mode, aux=objective.aux)
         loss = objective(out, trace, suite.lm.paths)
         optimiser.zero_grad()
         loss.total.backward()
@@ -106,9 +107,9 @@ def trained(suite: Suite, windows: TokenWindows, objective: Objective, mode: Mod
 
 def experiment(lm: LanguageModel, make_suite: Make, activation: str, windows: TokenWindows) -> SimpleNamespace:
     """Start, pretrain, bound, select, finetune and evaluate."""
-    auxk = AuxK(weight=0.1, k=3, dead_after=40)
+    auxk = AuxK(k=3, dead_after=40)
     suite = make_suite(lm, activation=activation, n_features=24, auxk=auxk).float()
-    objective = everything(auxk)
+    objective = everything(activation)
     traces = [lm.trace(batch.tokens, batch.live) for batch in map(windows.batch, (range(12), range(12, 24)))]
     start_from_data(suite, [windows.batch(range(12))], centred=activation != "relu", furthest=0.01)
     losses = trained(suite, windows, objective, "plain", range(6)) + trained(

@@ -70,14 +70,15 @@ def trainer(**changes: Any) -> TrainerConfig:
 
 
 def objective(**weights: float) -> Objective:
-    auxk = AuxK(weight=weights.pop("auxk", 0.0), k=3, dead_after=100)
-    of = {"recon": 1.0, "logit_kl": 0.0} | weights
+    of = {"recon": 1.0, "logit_kl": 0.0, "auxk": 0.0} | weights
     loss = Loss.model_validate(
         {
             "recon": {"weight": of["recon"], "kind": "fvu", "knee": 4.0},
             "block_mse": {"weight": 0.0, "layers": "all"},
             "logit_kl": {"weight": of["logit_kl"], "temperature": 1.0},
             "ce": {"weight": 0.0},
+            "sparsity": {"weight": 0.0},
+            "auxk": {"weight": of["auxk"]},
         }
     )
     sae = TopKSae(
@@ -87,7 +88,7 @@ def objective(**weights: float) -> Objective:
         k=4,
         centred=True,
         bound=Bound(margin=None, tokens=1),
-        auxk=auxk,
+        auxk=AuxK(k=3, dead_after=100),
     )
     return Objective.from_config(loss, sae)
 
@@ -144,7 +145,7 @@ def test_the_loss_falls(
     weights: dict[str, float],
     share: float,
 ) -> None:
-    suite = make_suite(gpt2, n_features=24, auxk=AuxK(weight=0.0, k=3, dead_after=100))
+    suite = make_suite(gpt2, n_features=24, auxk=AuxK(k=3, dead_after=100))
     start_from_data(suite, [data(windows, 1).batch(0, rank=0, world_size=1)], centred=True, furthest=0.01)
     suite.connect(ragged(suite.layout))
     loss = objective(**weights)
@@ -278,7 +279,7 @@ def test_an_interrupted_and_resumed_run_is_the_same_run(
     step; within: between the forward and the backward pass of a micro-step."""
 
     def fresh() -> Suite:
-        suite = make_suite(gpt2, activation=activation, auxk=AuxK(weight=1.0, k=3, dead_after=100))
+        suite = make_suite(gpt2, activation=activation, auxk=AuxK(k=3, dead_after=100))
         suite[suite.sites[0]].encoder.b.data[:2] = -30  # silent, so that its clock and AuxK have something to do
         return suite
 
@@ -351,7 +352,7 @@ def test_clocks_count_text_tokens(gpt2: LanguageModel, windows: TokenWindows, ma
 def test_the_share_of_dead_features_is_logged_whether_or_not_they_are_revived(
     gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path, weight: float
 ) -> None:
-    suite = make_suite(gpt2, auxk=AuxK(weight=weight, k=3, dead_after=200))
+    suite = make_suite(gpt2, auxk=AuxK(k=3, dead_after=200))
     for site in suite.sites:
         suite[site].encoder.b.data[:3] = -1e6
     run(suite, windows, tmp_path, loss=objective(auxk=weight), config=training(lr=1e-5))

@@ -22,7 +22,7 @@ spec.loader.exec_module(tiny)
 import torch
 from scae.config import Logger, TrainerConfig, Training
 from scae.data import TokenWindows, WindowModule
-from scae.dictionaries import Dictionary, TopK
+from scae.dictionaries import Shape, create
 from scae.failures import NonFiniteError
 from scae.objectives import Objective, Term
 from scae.objectives.terms import Recon
@@ -47,7 +47,7 @@ config = Training(steps=8, batch_size=8, lr=0.01, warmup=0.1, decay=0.3, unit_no
 trainer = TrainerConfig(accelerator="cpu", devices=2, num_nodes=1, strategy="ddp", precision="32-true", accumulate=1,
                         clip=0.1, chunk_mb=32, checkpoint_minutes=1e-6, worst_share_warning=0.01, progress=False)
 torch.manual_seed(0)
-suite = Suite({{site: Dictionary(d_model=16, n_features=20, activation=TopK(k=3), transcoder=site.transcoder)
+suite = Suite({{site: create(Shape(20, 16, 16, site.transcoder), type="topk", k=3)
                for site in tiny._all_sites(lm)}}, lm).double()
 objective = Objective([Recon(weight=1.0, kind="fvu", knee=4.0), Failing(weight=1.0)])
 module = SuiteTraining(suite, objective, config, mode="pruned", clip=0.1, identity={{"artifact": "x"}})

@@ -56,13 +56,14 @@ trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strateg
 for activation in ("relu", "topk", "batchtopk"):
     for packed, windows in packing.items():
         for loss, (mode, parts) in losses.items():
-            revival = AuxK(weight=0.1, k=3, dead_after=100) if auxk in parts else None
+            revival = AuxK(k=3, dead_after=100) if auxk in parts else None
             suite = tiny.make_suite.__wrapped__()(lm, activation=activation, n_features=20, auxk=revival)
             suite[suite.sites[0]].encoder.b.data[:2] = -30.0
             suite.connect(tiny.ragged.__wrapped__()(suite.layout))
             folder = out / activation / packed / loss
             folder.mkdir(parents=True, exist_ok=True)
-            module = SuiteTraining(suite, Objective(parts), config, mode=mode, clip=0.1, identity={{"artifact": "x"}})
+            objective = Objective(parts, offers=("penalty", "revived") if activation == "relu" else ("revived",))
+            module = SuiteTraining(suite, objective, config, mode=mode, clip=0.1, identity={{"artifact": "x"}})
             fit(module, WindowModule(train=windows, batch_size=8, steps=4, seed=5), steps=4, tokens_per_step=80,
                 trainer=trainer, logger=Logger(kind="csv", every=1, project=None, mode=None),
                 place=Place("pretrain", folder, "group", "pretrain"), seed=0)
