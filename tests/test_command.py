@@ -83,6 +83,7 @@ def refusal(run: Run, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
         ("loss=base", ["loss=base: no such choice; allowed: ce, e2e, kl, recon, recon_kl"]),
         ("data=windows", ["data=windows: no such choice; allowed: hub, openwebtext, pile, stdlib, text"]),
         ("sae.l1=0.1", ["sae.l1: no such key", "allowed in sae: features, expansion, centred, bound, auxk, kind, k"]),
+        ("sae.auxk.weight=0", ["sae.auxk.weight: no such key", "allowed in sae.auxk: k, dead_after"]),
         ("sae=null", ["sae=null"]),
         ("sae.k=1,2", ["--multirun"]),
         ("hydra.run.dri=x", ["did you mean `hydra.run.dir`?"]),
