@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None, **smaller: Any) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     parsed = _parser().parse_args(given)
     from benchmarks.rows import console, say, tables, write_json
-    from scae.memory import keep_freed_memory
+    from scae.core.memory import keep_freed_memory
 
     keep_freed_memory()  # as training does
     options = {"peers": parsed.peers} if parsed.name == "sae" else {}

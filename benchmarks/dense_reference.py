@@ -23,11 +23,11 @@ better thing, so that what is measured is the dense formulation and the numbers 
 import torch
 
 from scae.connections import Connections
+from scae.core.typing import Bool, Float, Stream, Tensor
 from scae.dictionaries import TopK
 from scae.lm import Trace
 from scae.sites import Site
 from scae.suite import Suite
-from scae.typing import Bool, Float, Stream, Tensor
 
 Masks = dict[tuple[Site, Site], Bool[Tensor, "down up"]]
 """By (upstream, downstream) site: which pairs of features are connected."""

@@ -19,10 +19,10 @@ from hydra import compose, initialize_config_dir
 from benchmarks.measure import timed
 from benchmarks.rows import Row, say
 from benchmarks.worker import ROOT
+from scae.command import values
 from scae.config import STAGES, Config, parse
 from scae.data import Batch, WindowModule, train_and_heldout
 from scae.experiment.opened import load_suite
-from scae.hydra_support import values
 from scae.objectives import Objective
 from scae.suite import Mode, Suite
 from scae.training import SuiteTraining

@@ -12,12 +12,12 @@ import torch
 
 from scae.config import Connectivity
 from scae.connections import Connections
+from scae.core.typing import Float, Stream, Tensor
 from scae.dictionaries import Shape, create
 from scae.lm import LanguageModel, LinearPaths, Module, Trace
 from scae.lm.paths import Attention, Direct
 from scae.selection import choose
 from scae.suite import Suite, choose_sites
-from scae.typing import Float, Stream, Tensor
 
 VOCAB = 512
 

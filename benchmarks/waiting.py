@@ -14,7 +14,7 @@ from benchmarks.measure import Samples
 from benchmarks.rows import Row, say
 from benchmarks.synthetic import QUICK, Sizes
 from benchmarks.worker import Case, measured
-from scae.openmp import POLICY
+from scae.core.openmp import POLICY
 
 SIZES = Sizes(layers=4, d_model=128, heads=4, features=512, k=16, C=32, windows=8, context=128)
 POLICIES = {"asleep": "PASSIVE", "spinning": None}

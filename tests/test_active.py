@@ -42,8 +42,6 @@ COVERED = {
         ("loss.recon.knee=2", "loss.recon.kind=mse", "loss.recon.kind=huber"),
         ("loss.recon.kind=mse", "loss.recon.weight=0", "loss.recon.weight=1"),
         ("pretrain.loss.block_mse.layers=[0]", "pretrain.loss.block_mse.weight=0", "pretrain.loss.block_mse.weight=1"),
-        ("sae.auxk.k=3", "sae.auxk.weight=0", "sae.auxk.weight=1"),
-        ("sae.auxk.dead_after=3", "sae.auxk.weight=0", "sae.auxk.weight=1"),
         ("sae.bound.tokens=3", "sae.bound.margin=null", "sae.bound.margin=1"),
         ("finetune.regrow.share=0.5", "finetune.regrow.every=null", "finetune.regrow.every=5"),
         ("connectivity.spread=2", "connectivity.budget=even", "connectivity.budget=by_score"),
@@ -61,6 +59,31 @@ def test_a_setting_names_only_where_it_is_read(of: Of, override: str, off: str, 
     assert changed(of, override, base=(off,)) == set()
     assert changed(of, override, base=(on,)) == downstream_of(COVERED[override.partition(".")[0]])
     assert changed(of, on, base=(off,)) == downstream_of(COVERED[off.partition(".")[0].partition("=")[0]])
+
+
+@pytest.mark.parametrize("key", ["sae.auxk.k=3", "sae.auxk.dead_after=3"])
+def test_when_features_are_dead_is_in_the_name_of_the_losses_that_ask(of: Of, key: str) -> None:
+    off = ("pretrain.loss.auxk.weight=0", "loss.auxk.weight=0")
+    assert changed(of, key, base=off) == set()
+    assert changed(of, key, base=(off[0], "loss.auxk.weight=1")) == downstream_of("finetune")
+    assert changed(of, key, base=("pretrain.loss.auxk.weight=1", off[1])) == downstream_of("pretrain")
+
+
+@pytest.mark.parametrize(("override", "first"), [("pretrain.loss", "pretrain"), ("loss", "finetune")])
+def test_sparsity_weighs_what_vanilla_alone_has_to_pay_for(of: Of, override: str, first: str) -> None:
+    weights = [f"{override}.sparsity.weight={weight}" for weight in (0, 0.3)]
+    for weight in weights:
+        assert changed(of, weight, base=("sae=vanilla",)) == downstream_of(first)
+        for picks in ("topk", "batchtopk"):
+            assert changed(of, weight, base=(f"sae={picks}",)) == set()
+    assert changed(of, weights[1], base=("sae=vanilla", weights[0])) == downstream_of(first)
+
+
+def test_sites_without_ends_are_named_as_if_there_were_no_ends(of: Of) -> None:
+    sites = of().sites
+    assert active(sites) == {"layers": "all", "kinds": ["attn", "mlp"]}
+    assert active(sites.model_copy(update={"embed": True})) == active(sites) | {"embed": True}
+    assert active(sites.model_copy(update={"unembed": True})) == active(sites) | {"unembed": True}
 
 
 class Before(Section):
@@ -130,11 +153,12 @@ def test_declarations_fit_their_section(schema: type[Section]) -> None:
 
 
 def test_what_is_in_no_name() -> None:
-    """Whoever adds a key here says that no result depends on it."""
+    """Whoever adds a key here says that no result depends on it, or where else a name has it."""
     found = {f"{schema.__name__}.{key}" for schema in SECTIONS for key in schema.model_fields
              if declared(schema, key, Unnamed)}  # fmt: skip
     assert found == {
         *("LocalModel.path", "TextData.path", "Connectivity.path"),  # known by their content
+        *("VanillaSae.auxk", "TopKSae.auxk", "BatchTopKSae.auxk"),  # the losses that read it have it in their names
         *("Connectivity.chunk_mb", "Evaluation.first_look"),
         *(f"TrainerConfig.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "chunk_mb")),
         *(f"TrainerConfig.{key}" for key in ("checkpoint_minutes", "worst_share_warning", "progress")),
@@ -187,15 +211,20 @@ def choices(kind: str, of: Of) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     return plain, found
 
 
-def is_in(config: Config, key: str) -> bool:
-    """Whether a key is among those that are active."""
+def named_first(config: Config, key: str) -> str | None:
+    """The first stage whose name has what a key says; None where nothing reads it."""
+    if key.startswith("sae.auxk."):
+        losses = {"pretrain": config.pretrain.loss, "finetune": config.loss}
+        return next((stage for stage, loss in losses.items() if loss.auxk.weight), None)
+    if key.endswith("loss.sparsity.weight") and config.sae.kind != "vanilla":
+        return None
     section, *path = key.split(".")
     at: Any = active(getattr(config, section))
     for part in path:
         if part not in at:
-            return False
+            return None
         at = at[part]
-    return True
+    return COVERED[section]
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -212,7 +241,8 @@ def test_two_configurations_that_differ_in_an_active_key_differ_in_name(of: Of, 
     before, after = names(one), names(other)
     differ = {stage for stage in STAGES if before[stage] != after[stage]}
     moves = one.connectivity.method == other.connectivity.method == "contribution"  # others do not regrow
-    if (is_in(one, key) or is_in(other, key)) and (moves or not key.startswith("finetune.regrow.")):
-        assert differ == downstream_of(COVERED[key.partition(".")[0]])
+    first = named_first(one, key) or named_first(other, key)
+    if first is not None and (moves or not key.startswith("finetune.regrow.")):
+        assert differ == downstream_of(first)
     else:
         assert differ == set()

@@ -18,7 +18,7 @@ import pytest
 from scae.artifacts import Artifact, fingerprint, is_first_process, job, leading, writing
 from scae.artifacts import artifact as artifacts
 from scae.artifacts.artifact import COMMAND
-from scae.failures import ArtifactError
+from scae.core.failures import ArtifactError
 
 
 @pytest.fixture(autouse=True)
@@ -506,7 +506,7 @@ import resource, torch
 from pathlib import Path
 from safetensors.torch import save_file
 from scae.artifacts import Artifact
-from scae.failures import ArtifactError
+from scae.core.failures import ArtifactError
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 def rust(folder):
     save_file({{"x": torch.zeros(5000)}}, folder / "suite.safetensors")

@@ -15,10 +15,10 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from scae.command import command, values
+from scae.command.relaunch import DEPTH, RANK_VARIABLES, release_job, stop_processes
 from scae.config import parse
-from scae.failures import NonFiniteError
-from scae.hydra_support import command, values
-from scae.relaunch import DEPTH, RANK_VARIABLES, release_job, stop_processes
+from scae.core.failures import NonFiniteError
 
 ROOT = Path(__file__).parents[1]
 Run = Callable[..., Path]
@@ -83,6 +83,7 @@ def refusal(run: Run, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
         ("loss=base", ["loss=base: no such choice; allowed: ce, e2e, kl, recon, recon_kl"]),
         ("data=windows", ["data=windows: no such choice; allowed: hub, openwebtext, pile, stdlib, text"]),
         ("sae.l1=0.1", ["sae.l1: no such key", "allowed in sae: features, expansion, centred, bound, auxk, kind, k"]),
+        ("sae.auxk.weight=0", ["sae.auxk.weight: no such key", "allowed in sae.auxk: k, dead_after"]),
         ("sae=null", ["sae=null"]),
         ("sae.k=1,2", ["--multirun"]),
         ("hydra.run.dri=x", ["did you mean `hydra.run.dir`?"]),
@@ -233,7 +234,7 @@ def test_a_signal_ends_a_sweep_and_not_only_its_job(
 def test_a_signal_before_the_first_job(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scae.hydra_support.check_launch", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("scae.command.main.check_launch", lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as left:
         run()
     assert left.value.code == 143
@@ -256,7 +257,7 @@ def test_a_launched_process_ends_with_the_one_that_launched_it(tmp_path: Path) -
     other = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from scae.relaunch import end_with_parent
+from scae.command.relaunch import end_with_parent
 end_with_parent()
 open("pid.part", "w").write(str(os.getpid()))
 os.rename("pid.part", "pid")
@@ -400,6 +401,7 @@ def test_the_processes_of_a_failed_job_are_ended() -> None:
 def python(*arguments: str, cwd: Path) -> tuple[subprocess.CompletedProcess[str], float]:
     start = time.monotonic()
     environment = {name: value for name, value in os.environ.items() if name not in (DEPTH, "HYDRA_FULL_ERROR")}
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # nothing is said of threads, whatever else runs on this machine
     done = subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
     return done, time.monotonic() - start
 

@@ -13,10 +13,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from test_experiment import alone, configure, corpus, execute, python
 
+from scae.command import values
 from scae.config import Config, parse
 from scae.experiment.plan import Plan
 from scae.experiment.separator import settle
-from scae.hydra_support import values
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = ("model", "data", "sites", "sae", "connectivity", "loss", "trainer", "logger")
@@ -101,7 +101,11 @@ def test_a_preset_says_how_many_features_are_active_whatever_the_type(experiment
 
 # the smoke size of every row, from end to end
 
+ENDS = ((), ("sites.embed=true",), ("sites.unembed=true",), ("sites.embed=true", "sites.unembed=true"))
 SHORT = ("model.steps=10", "pretrain.steps=4", "finetune.steps=4", "finetune.regrow.every=2", "trainer.progress=false")
+LINES = {
+    " ".join((*row.values(), *ends)): (row, ends) for row, ends in zip(rows(), itertools.cycle(ENDS), strict=False)
+}
 _ = alone  # a fixture of every test here, too
 
 
@@ -131,12 +135,12 @@ def local_names(row: dict[str, str], files: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", rows(), ids=lambda row: " ".join(row.values()))
-def test_every_row_runs_to_the_end(row: dict[str, str], files: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("row", "ends"), LINES.values(), ids=LINES)
+def test_every_row_runs_to_the_end(row: dict[str, str], ends: tuple[str, ...], files: Path, tmp_path: Path) -> None:
     short = [part for part in SHORT if row["model"] in ("tiny", "smoke") or not part.startswith("model.")]
     own = [f"paths.artifacts={tmp_path / 'artifacts'}", *local_names(row, files), *short]
     chosen = [f"{group}={choice}" for group, choice in row.items() if group != "connectivity"]
-    chosen = ["experiment=smoke", *chosen, f"loss@pretrain.loss={row['loss']}", *own]
+    chosen = ["experiment=smoke", *chosen, *ends, f"loss@pretrain.loss={row['loss']}", *own]
     connectivity = [f"connectivity={row['connectivity']}"]
     if row["connectivity"] == "file":
         one_process = ("trainer.strategy=auto", "trainer.devices=1", f"paths.output={tmp_path}")

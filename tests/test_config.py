@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from scae.command import values
 from scae.config import STAGES, ConfigError, parse
-from scae.hydra_support import values
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -107,7 +107,7 @@ def _seconds(action: Callable[[], object]) -> float:
         ("sae.k=5000", ["sae.k=5000", "512 features", "raise sae.expansion"]),
         ("sae.features=8", ["sae.features=8 and sae.expansion=8", "exactly one"]),
         ("sae.k=null", ["sae.k=null", "an integer"]),
-        ("sae.kind=vanilla", ["sae.k: no such key", "sae.l1: missing"]),
+        ("sae.kind=vanilla", ["sae.k: no such key", "allowed in sae: features, expansion, centred, bound, auxk"]),
         ("model.n_heads=3", ["model.n_heads=3", "model.d_model=64"]),
         ("pretrain.loss.recon.weight=0", ["pretrain.loss: every weight is 0", "logit_kl"]),
         ("finetune.warmup=0.9", ["finetune.warmup=0.9 and finetune.decay=0.3"]),

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
+from scae.command import values
 from scae.config import STAGES, Config, ConfigError, parse
+from scae.core.failures import ArtifactError, NonFiniteError
 from scae.experiment.plan import Plan
 from scae.experiment.table import TABLE, made_by
-from scae.failures import ArtifactError, NonFiniteError
-from scae.hydra_support import values
 
 ROOT = Path(__file__).parents[1]
 TWINS = ("random", "none", "dense_finetuned", "plain_finetuned")
@@ -401,7 +401,7 @@ def test_a_stage_that_diverges_is_not_completed(finished: Finished, tmp_path: Pa
 
 
 def test_a_checkpoint_of_the_model_and_one_of_the_finetuning_are_known(finished: Finished) -> None:
-    from scae.checkpoints import read_identity
+    from scae.artifacts.checkpoints import read_identity
 
     plan = Plan(finished.config)
     found = {read_identity(path)["artifact"] for path in finished.root.rglob("last.ckpt")}

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from scae.hub import use_what_is_here_if_unreachable
+from scae.core.hub import use_what_is_here_if_unreachable
 
 
 class Session:
@@ -34,7 +34,7 @@ def session(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_hub_is_asked_once(session: Session, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="scae.hub"):
+    with caplog.at_level(logging.WARNING, logger="scae.core.hub"):
         use_what_is_here_if_unreachable()
     offline = not session.reachable
     assert offline == constants.HF_HUB_OFFLINE

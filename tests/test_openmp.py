@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scae.openmp import CHOSEN, POLICY, _others_run, sleep_beside_others
+from scae.core.openmp import CHOSEN, POLICY, _others_run, sleep_beside_others
 
 ROOT = Path(__file__).parents[1]
 TASK = f"""

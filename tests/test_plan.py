@@ -16,11 +16,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from scae.command import values
 from scae.config import Config, parse
 from scae.experiment import table
 from scae.experiment.plan import Plan
 from scae.experiment.table import made_by
-from scae.hydra_support import values
 
 CONF = Path(__file__).parents[1] / "conf"
 STAGES = ("model", "pretrain", "select", "finetune", "evaluate")
@@ -89,7 +89,10 @@ def downstream_of(stage: str) -> set[str]:
         ("seed=1", "model"),
         ("sae.k=3", "pretrain"),
         ("sae=batchtopk", "pretrain"),
-        ("sae.auxk.weight=0", "pretrain"),
+        ("pretrain.loss.auxk.weight=0", "pretrain"),
+        ("sites.embed=true", "pretrain"),
+        ("sites.unembed=true", "pretrain"),
+        ("loss.auxk.weight=0", "finetune"),
         ("sites=mlp", "pretrain"),
         ("pretrain.steps=7", "pretrain"),
         ("pretrain.lr=1e-2", "pretrain"),
@@ -310,7 +313,7 @@ def test_planning_needs_no_torch(tmp_path: Path) -> None:
 import sys
 from hydra import compose, initialize_config_dir
 from scae.config import parse
-from scae.hydra_support import values
+from scae.command import values
 from scae.experiment.plan import Plan
 with initialize_config_dir({str(CONF)!r}, version_base="1.3"):
     config = parse(values(compose("train", overrides=["paths.output=out", "data=text", "data.path=a.txt",

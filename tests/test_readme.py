@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_imports import FILES, LAYER, home
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,6 +22,14 @@ def test_ci_installs_and_tests_as_the_readme_says() -> None:
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:scae|conf)/[\w/.]*)`", README))))
 def test_what_the_readme_points_at_exists(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+def test_the_rooms_are_named_once_from_the_lowest_to_the_highest() -> None:
+    rows = [line.split("|")[1] for line in README.partition("## Inside")[2].splitlines() if line.startswith("|")]
+    named = [Path(found).stem for row in rows for found in re.findall(r"`scae/([\w.]+)/?`", row)]
+    assert sorted(named) == sorted({home(path) for path in FILES} - {"__init__"})
+    layers = [LAYER[name] for name in named]
+    assert layers == sorted(layers)
 
 
 def commands() -> list[str]:

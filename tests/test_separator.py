@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
+from scae.command import values
 from scae.config import Config, parse
 from scae.data import train_tokenizer
 from scae.experiment import separator
 from scae.experiment.plan import Plan
 from scae.experiment.separator import choice_for, settle
 from scae.experiment.table import made_by
-from scae.hydra_support import values
 
 CONF = Path(__file__).parents[1] / "conf"
 DATA = Path(os.environ.get("SCAE_TEST_DATA", CONF.parent / "../shared/data"))

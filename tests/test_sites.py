@@ -3,33 +3,45 @@
 import pytest
 import torch
 
-from scae.lm import LanguageModel, Module, Trace
+from scae.lm import EMBED, UNEMBED, LanguageModel, Module, Trace
 from scae.lm.modules import levels
-from scae.lm.paths import Attention, Direct
-from scae.sites import KINDS, Site, in_order
+from scae.lm.paths import Attention, Direct, ToLogits
+from scae.sites import IN_LAYERS, KINDS, SINK, SOURCE, Site, in_order
 
 SITES = [Site.parse(text) for text in ("0.attn", "0.mlp", "1.attn", "1.mlp", "10.attn")]
 
 
-@pytest.mark.parametrize("site", SITES, ids=str)
+@pytest.mark.parametrize("site", [*SITES, SOURCE, SINK], ids=str)
 def test_spelling_and_parsing_are_inverse(site: Site) -> None:
     assert Site.parse(str(site)) == site
 
 
-@pytest.mark.parametrize("text", ["", "3", "attn", ".attn", "3.", "3.resid", "-1.attn", "1.5.mlp", "x.mlp", "3 .attn"])
+@pytest.mark.parametrize(
+    "text", ["", "3", "attn", ".attn", "3.", "3.resid", "-1.attn", "1.5.mlp", "x.mlp", "3 .attn", "0.embed"]
+)
 def test_what_is_no_site_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no site: write LAYER\.KIND .*attn, mlp.*'3\.attn'") as caught:
+    told = r"is no site: write LAYER\.KIND .*attn, mlp, as in '3\.attn', or one of embed, unembed"
+    with pytest.raises(ValueError, match=told) as caught:
         Site.parse(text)
     assert f"'{text}'" in str(caught.value)
 
 
 def test_what_a_kind_replaces_reads_and_along_which_path(lm: LanguageModel) -> None:
     attn, mlp = Site(1, "attn"), Site(1, "mlp")
-    assert set(KINDS) == {"attn", "mlp"}
+    assert (*IN_LAYERS, SOURCE.kind, SINK.kind) == ("attn", "mlp", "embed", "unembed")
+    assert set(KINDS) == {*IN_LAYERS, SOURCE.kind, SINK.kind}
     assert (attn.module, mlp.module) == (Module(1, "attn"), Module(1, "mlp"))
     assert (attn.transcoder, mlp.transcoder) == (False, True)
     assert attn.path(lm.paths) == Attention(lm.paths, attn.module)
     assert mlp.path(lm.paths) == Direct(lm.paths, mlp.module)
+
+
+def test_the_ends_write_what_the_embedding_writes_and_read_what_the_unembedding_reads(lm: LanguageModel) -> None:
+    assert (SOURCE.module, SINK.module) == (EMBED, UNEMBED)
+    assert (SOURCE.transcoder, SINK.transcoder) == (False, True)
+    assert SINK.path(lm.paths) == ToLogits(lm.paths, UNEMBED)
+    with pytest.raises(ValueError, match="no linear path of the residual stream leads to embed"):
+        SOURCE.path(lm.paths)
 
 
 def test_the_path_leads_to_what_the_dictionary_reads(lm: LanguageModel, trace: Trace) -> None:
@@ -43,7 +55,7 @@ def test_the_path_leads_to_what_the_dictionary_reads(lm: LanguageModel, trace: T
     wrote = lm.splice(trace, look, readers=lm.paths.modules)
     streams = dict(trace.streams(lm.paths.levels))
     for layer in range(lm.paths.n_layers):
-        for kind in KINDS:
+        for kind in IN_LAYERS:
             site = Site(layer, kind)
             truth = reads[site.module] if site.transcoder else wrote[site.module]
             ours = site.path(lm.paths).read(streams[site.module], trace)

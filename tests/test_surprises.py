@@ -18,9 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
+from scae.command import values
+from scae.command.messages import message
 from scae.config import Config, parse
 from scae.config.errors import lookup, section_at, shown
-from scae.hydra_support import _message, values
 
 CONF = Path(__file__).parents[1] / "conf"
 DRAWS = 14  # overrides a key, besides what its own type suggests
@@ -155,7 +156,7 @@ def refusal(config: DictConfig, override: str) -> str | None:
         ConfigLoaderImpl._apply_overrides_to_config(parsed, config)
         parse(values(config))
     except Exception as error:
-        told = _message(error, {})
+        told = message(error, {})
         if told is None:
             raise
         return told

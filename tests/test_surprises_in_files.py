@@ -21,14 +21,14 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 
 from scae.artifacts import Artifact
-from scae.checkpoints import damage_of, read_identity
+from scae.artifacts.checkpoints import damage_of, read_identity
+from scae.command import values
 from scae.config import ConfigError, TextData, parse
 from scae.connections import Connections
+from scae.core.failures import ArtifactError
 from scae.data import train_and_heldout, train_tokenizer
 from scae.data.corpus import documents
 from scae.data.corpus import fingerprint as corpus_fingerprint
-from scae.failures import ArtifactError
-from scae.hydra_support import values
 from scae.lm import open_model
 from scae.suite import Suite
 from scae.suite.files import load, save
@@ -346,7 +346,7 @@ def kept(
         settings = parse(values(compose("train", overrides=overrides))).sae
     suite = Suite.from_config(settings, all_sites(lm), lm)
     suite.connect(ragged(suite.layout))
-    save(suite, settings, folder)
+    save(suite, folder)
     return Kept(folder, lm)
 
 
@@ -358,19 +358,37 @@ def test_a_damaged_suite(kept: Kept, tmp_path: Path, name: str, damage: str) -> 
     assert surprise(lambda: load(folder, kept.lm), folder / name, str(folder)) is None
 
 
+SHAPE = {"n_features": 6, "d_in": 16, "d_out": 16, "transcoder": False}
+DESCRIBED = {"type": "topk", "k": 2, "shape": SHAPE}
+"""What a good suite.json says of a dictionary."""
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"format": 99},
         {"format": None},
-        {"sae": {}},
-        {"sae": None},
-        {"sae": [1]},
-        {"sites": []},
-        {"sites": None},
-        {"sites": ["7.attn"]},
-        {"sites": ["attn"]},
-        {"sites": ["0.attn", "0.attn"]},
+        {"format": 4},
+        {"dictionaries": {}},
+        {"dictionaries": None},
+        {"dictionaries": ["0.attn"]},
+        {"dictionaries": {"0.attn": {}}},
+        {"dictionaries": {"0.attn": None}},
+        {"dictionaries": {"7.attn": DESCRIBED}},
+        {"dictionaries": {"attn": DESCRIBED}},
+        {"dictionaries": {"embed": DESCRIBED}},
+        {"dictionaries": {"0.attn": DESCRIBED | {"type": "none"}}},
+        {"dictionaries": {"0.attn": DESCRIBED | {"k": "2"}}},
+        {"dictionaries": {"0.attn": DESCRIBED | {"later": 1}}},
+        {"dictionaries": {"0.attn": DESCRIBED | {"shape": SHAPE | {"d_in": 17}}}},
+        {"dictionaries": {"0.attn": DESCRIBED | {"shape": SHAPE | {"n_features": -1}}}},
+        {"dictionaries": {"0.attn": DESCRIBED | {"shape": SHAPE | {"n_features": "6"}}}},
+        {"dictionaries": {"0.attn": DESCRIBED | {"shape": None}}},
+        {"ends": ["embed"]},
+        {"ends": ["unembed"]},
+        {"ends": ["0.attn"]},
+        {"ends": ["attn"]},
+        {"ends": None},
         {"threshold_pass": "none"},
         {"threshold_pass": 3},
     ],

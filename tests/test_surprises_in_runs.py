@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from scae.command import values
 from scae.config import Config, ConfigError, parse
-from scae.failures import ArtifactError, NonFiniteError
-from scae.hydra_support import values
+from scae.core.failures import ArtifactError, NonFiniteError
 
 pytestmark = pytest.mark.slow
 CONF = Path(__file__).parents[1] / "conf"
@@ -25,11 +25,28 @@ MICRO = (
     *("finetune.regrow.every=1", "evaluation.tokens=64", "evaluation.batch_size=2"),
 )
 CASES = (
-    *("sae.k=1", "sae.k=16", "sae.expansion=1", "sae.expansion=50", "sae=vanilla sae.l1=1e30", "sae.centred=false"),
+    *(
+        "sae.k=1",
+        "sae.k=16",
+        "sae.expansion=1",
+        "sae.expansion=50",
+        "sae=vanilla loss.sparsity.weight=1e30",
+        "sae.centred=false",
+    ),
     *("sae.bound.margin=1", "sae.bound.margin=1e30", "sae.bound.margin=null", "sae.bound.tokens=1"),
-    *("sae.auxk.weight=1e30", "sae.auxk.k=1", "sae.auxk.k=1000000000000", "sae.auxk.dead_after=1"),
+    *(
+        "loss.auxk.weight=1e30",
+        "pretrain.loss.auxk.weight=1e30",
+        "sae.auxk.k=1",
+        "sae.auxk.k=1000000000000",
+        "sae.auxk.dead_after=1",
+    ),
     *("sae.expansion=null sae.features=1 sae.k=1", "sae=batchtopk sae.threshold_rate=1e-30"),
-    *("sae=batchtopk sae.threshold_rate=0.999999", "sae=vanilla sae.l1=0", "connectivity.C=0"),
+    *(
+        "sae=batchtopk sae.threshold_rate=0.999999",
+        "sae=vanilla loss.sparsity.weight=0 pretrain.loss.sparsity.weight=0",
+        "connectivity.C=0",
+    ),
     *("connectivity.C=1000000000000", "connectivity.C=1 connectivity.spread=1000000000000", "connectivity.spread=1"),
     *("connectivity.tokens=1", "connectivity.tokens=1000000000000", "connectivity.chunk_mb=1"),
     *("connectivity.chunk_mb=1000000000000", "connectivity.scope=per_site", "connectivity=random connectivity.C=0"),
@@ -50,6 +67,9 @@ CASES = (
     *("trainer.clip=1e-300", "trainer.clip=1e300", "trainer.clip=null", "trainer.chunk_mb=1"),
     *("trainer.chunk_mb=1000000000000", "trainer.checkpoint_minutes=1e-30", "trainer.checkpoint_minutes=1000000"),
     *("trainer.worst_share_warning=1e-30", "logger.every=1000000000000", "sites.layers=[0] sites.kinds=[mlp]"),
+    *("sites.embed=true", "sites.unembed=true", "sites.embed=true sites.unembed=true connectivity.C=0"),
+    *("sites.embed=true sites.unembed=true connectivity=all", "sites.unembed=true connectivity.C=1000000000000"),
+    *("sites.embed=true sites.unembed=true connectivity.scope=per_site", "sites.unembed=true sites.layers=[0]"),
     *("sites.kinds=[mlp,attn]", "optimized_metric=nothing", "optimized_metric=''", "model.n_heads=4"),
     *("model.vocab_size=100000", "model.lr=1e30", "model.batch_size=1", "model.dtype=bfloat16"),
     *("model.d_model=2 model.n_heads=1 sae.k=1", "model.d_mlp=1", "model.steps=1", "stages=[select]"),

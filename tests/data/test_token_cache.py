@@ -14,8 +14,8 @@ from filelock import FileLock
 
 from scae.artifacts import locked
 from scae.config import ConfigError, StdlibData, TextData
+from scae.core.failures import ArtifactError
 from scae.data import TokenWindows, cache, documents, train_and_heldout, train_tokenizer
-from scae.failures import ArtifactError
 
 TOKENIZER = train_tokenizer(["document number one of many, " * 10], 280)
 WINDOWS: dict[str, Any] = {

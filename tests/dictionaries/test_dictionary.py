@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scae.config import AuxK, BatchTopKSae, Bound, Sae, TopKSae, VanillaSae
+from scae.core.typing import Tensor
 from scae.dictionaries import Activation, BatchTopK, Dictionary, ReLU, Shape, TopK, create
 from scae.dictionaries.types.batchtopk import kth_largest
 from scae.kernels import SparseCode
-from scae.typing import Tensor
 
 
 def batch_top_k(k: int) -> BatchTopK:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from scae.config import AuxK
+from scae.core.typing import Bool, Float, Tensor
 from scae.dictionaries import Activation, Dictionary, Shape, create
 from scae.kernels import SparseCode
 from scae.lm import Module
-from scae.typing import Bool, Float, Tensor
 
 SPECS: dict[str, dict[str, Any]] = {
     "vanilla": {"type": "vanilla"},

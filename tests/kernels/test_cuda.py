@@ -13,8 +13,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from scae.core.typing import Tensor
 from scae.kernels.edges import Edges
-from scae.typing import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
@@ -156,7 +156,7 @@ def test_bag(case: Case) -> None:
     crow, col = case.given(pointers(kept)), case.given(kept.nonzero()[:, 1])
     value, table = case.draw(generator, len(col), case.heads), case.draw(generator, case.up, case.heads, case.width)
     expected = torch.einsum("njh,jhr->nhr", dense(kept, value), table.double().cpu())
-    check(case, lambda: (cuda.bag(crow, col, value, table),), expected)
+    check(case, lambda: (cuda.spmm(crow, col, value, table),), expected)
 
 
 @on_random_input
@@ -170,7 +170,7 @@ def test_sampled(case: Case) -> None:
     left = case.draw(generator, case.tokens, case.heads, case.width)
     right = case.draw(generator, case.up, case.heads, case.width)
     expected = torch.einsum("nhr,jhr->njh", left.double().cpu(), right.double().cpu())[kept]
-    check(case, lambda: (cuda.sampled(crow, col, left, right),), expected)
+    check(case, lambda: (cuda.sddmm(crow, col, left, right),), expected)
 
 
 @on_random_input
@@ -250,7 +250,7 @@ def test_rows_longer_than_a_piece_at_the_sizes_that_are_used() -> None:
     col = torch.randint(9, (int(crow[-1]),), generator=generator)
     value = torch.randn(len(col), 2, generator=generator, dtype=torch.float64)
     table = torch.randn(9, 2, 131, generator=generator, dtype=torch.float64)
-    found = cuda.bag(crow.to(DEVICE), col.to(DEVICE), value.to(DEVICE), table.to(DEVICE)).cpu()
+    found = cuda.spmm(crow.to(DEVICE), col.to(DEVICE), value.to(DEVICE), table.to(DEVICE)).cpu()
     rows = (value[..., None] * table[col]).split(counts.tolist())
     torch.testing.assert_close(found, torch.stack([row.sum(0) for row in rows]), rtol=1e-11, atol=1e-11)
 
@@ -317,8 +317,8 @@ def test_no_rows() -> None:
     crow, none = torch.zeros(1, dtype=torch.int64, device=DEVICE), torch.zeros(0, dtype=torch.int64, device=DEVICE)
     pre, table = torch.zeros(0, 5, device=DEVICE), torch.zeros(4, 2, 3, device=DEVICE)
     assert [len(out) for out in cuda.largest(pre, 2, torch.zeros(0, dtype=torch.bool, device=DEVICE))] == [1, 0, 0]
-    assert cuda.bag(crow, none, torch.zeros(0, 2, device=DEVICE), table).shape == (0, 2, 3)
-    assert cuda.sampled(crow, none, table[:0], table).shape == (0, 2)
+    assert cuda.spmm(crow, none, torch.zeros(0, 2, device=DEVICE), table).shape == (0, 2, 3)
+    assert cuda.sddmm(crow, none, table[:0], table).shape == (0, 2)
 
 
 AHEAD_OF_TIME = """
@@ -350,8 +350,8 @@ crow, col = torch.tensor([0, 1000, 1000, 2000]), torch.arange(2000) % 4
 for dtype, heads in (torch.float32, 1), (torch.float32, 12), (torch.bfloat16, 12), (torch.float64, 1):
     entries, table = torch.ones(2000, heads, dtype=dtype), torch.ones(4, heads, 64, dtype=dtype)
     cuda.largest(torch.ones(2, 20000, dtype=dtype), 64, torch.ones(2, dtype=torch.bool))
-    cuda.bag(crow, col, entries, table)
-    cuda.sampled(crow, col, table[:3], table)
+    cuda.spmm(crow, col, entries, table)
+    cuda.sddmm(crow, col, table[:3], table)
     inputs = crow[None], col, entries[:, 0], edges, torch.ones(5, heads, dtype=dtype)
     cuda.spread(*inputs)
     cuda.spread_backward(*inputs, torch.ones(3, heads, 3, dtype=dtype))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from scae.core.typing import Tensor
 from scae.kernels import Edges, SparseCode, Upstream, decode, largest
-from scae.typing import Tensor
 
 TOKENS, WIDTH, UP, DOWN, HEADS, K = 6, 4, 7, 5, 2, 3
 
@@ -84,7 +84,7 @@ def test_torch_finds_nothing_wrong_with_the_registrations(edges: Edges) -> None:
         (ops.largest, (x.detach() @ encoder.detach().T, K, live)),
         (ops.decode, (value, decoder, code.crow, code.col)),
         (ops.encode_at, (value, x, encoder, bias, code.crow, code.col)),
-        (ops.bag_transposed, (code.value, x.detach(), code.crow, code.col, UP)),
+        (ops.spmm_transposed, (code.value, x.detach(), code.crow, code.col, UP)),
         (ops.decode_backward, (x.detach(), code.value, encoder.detach(), code.crow, code.col)),
         (ops.edge_weights, (read, write, edges.tensors)),
         (ops.arrive, (up.crow, up.col, up.value, weight.detach(), mover, edges.tensors)),

@@ -12,10 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from scae.core.typing import Tensor
 from scae.data import train_tokenizer
 from scae.lm import LanguageModel, Module, UnsupportedModelError, open_model
 from scae.lm.paths import Attention, Direct
-from scae.typing import Tensor
 
 README = Path(__file__).parents[2] / "README.md"
 VOCAB, CONTEXT = 264, 32

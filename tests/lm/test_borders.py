@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from scae.config import TinyModel
+from scae.core.typing import Tensor
 from scae.data import train_tokenizer
 from scae.lm import LanguageModel, Trace, UnsupportedModelError, check_borders
 from scae.lm.borders import visible
 from scae.lm.modules import Module
 from scae.lm.paths import Attention
 from scae.lm.tiny import TinyTraining, build_tiny
-from scae.typing import Tensor
 
 TOKENS = torch.tensor([[1, 7, 8, 9, 4, 6, 6, 30, 12], [1, 5, 5, 5, 5, 20, 21, 22, 2]])
 DOCUMENTS = torch.tensor([[0, 1, 1, 1, 2, 2, 2, 3, 3], [0, 1, 1, 2, 2, 2, 2, 2, 3]])

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from scae.core.typing import Tensor
 from scae.lm import LanguageModel, Module, Trace, UnsupportedModelError, open_model
 from scae.lm.checks import check_blocks, check_exact
 from scae.lm.paths import Attention, Direct
-from scae.typing import Tensor
 
 STORIES = Path(__file__).parents[2] / "../shared/data/stories260K"
 TEXT = Path(__file__).parents[2] / "../shared/data/text/tinystories.jsonl"

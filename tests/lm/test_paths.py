@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from scae.core.typing import Tensor
 from scae.lm import LanguageModel, Module, Path, Trace
 from scae.lm.paths import Attention, Direct
-from scae.typing import Tensor
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:

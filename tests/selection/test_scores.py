@@ -13,7 +13,7 @@ from scae.connections import Connections, Inputs
 from scae.kernels import SparseCode
 from scae.lm import LanguageModel, Trace
 from scae.selection import Record, Sample, mean_contributions, record
-from scae.selection.scores import chunks
+from scae.selection.contributions import chunks
 from scae.sites import Site
 from scae.suite import Suite, passes
 

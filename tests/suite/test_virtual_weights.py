@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from scae.connections import Connections
+from scae.core.typing import Tensor
 from scae.kernels import Edges
 from scae.lm import LanguageModel
 from scae.suite import Suite
-from scae.typing import Tensor
 
 
 def test_an_edge_takes_twenty_bytes(

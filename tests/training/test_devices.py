@@ -41,7 +41,7 @@ def test_a_mac_fits_where_it_evaluates(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_work_is_refused_in_the_config(override: str) -> None:
     from hydra import compose, initialize_config_dir
 
-    from scae.hydra_support import values
+    from scae.command import values
 
     key, _, value = override.partition("=")
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from scae.checkpoints import CHECKPOINT
+from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import Logger, TinyModel, TrainerConfig, Training
+from scae.core.failures import NonFiniteError
 from scae.data import TokenWindows, WindowModule
-from scae.failures import NonFiniteError
 from scae.lm import LanguageModel
 from scae.lm.tiny import TinyTraining
 from scae.objectives import Comparison, Objective, Term

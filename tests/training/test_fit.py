@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from scae.checkpoints import CHECKPOINT, read_identity
+from scae.artifacts.checkpoints import CHECKPOINT, read_identity
 from scae.config import AuxK, Bound, ConfigError, Loss, TopKSae, TrainerConfig, Training
 from scae.config import Logger as LoggerConfig
+from scae.core.schedule import trapezoid
 from scae.data import TokenWindows, WindowModule
 from scae.lm import LanguageModel, Trace
 from scae.objectives import LossOutput, Objective
-from scae.schedule import trapezoid
 from scae.suite import Mode, Suite
 from scae.training import Place, SuiteTraining, fit, start, start_from_data
 

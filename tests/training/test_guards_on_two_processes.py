@@ -23,7 +23,7 @@ import torch
 from scae.config import Logger, TrainerConfig, Training
 from scae.data import TokenWindows, WindowModule
 from scae.dictionaries import Shape, create
-from scae.failures import NonFiniteError
+from scae.core.failures import NonFiniteError
 from scae.objectives import Objective, Term
 from scae.objectives.terms import Recon
 from scae.suite import Suite

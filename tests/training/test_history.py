@@ -14,10 +14,10 @@ import lightning
 import pytest
 import torch
 
-from scae.checkpoints import CHECKPOINT
+from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import Logger, TrainerConfig
+from scae.core.stopping import Stopped, held_signals, signal_asked, stops_at_signals
 from scae.data import TokenWindows, WindowModule
-from scae.stopping import Stopped, held_signals, signal_asked, stops_at_signals
 from scae.training import Place, fit
 
 STEPS, EVERY = 20, 3

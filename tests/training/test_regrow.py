@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_fit import Interrupted, between_steps, data, objective, state, trainer, training
 
-from scae.checkpoints import CHECKPOINT
+from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import Logger, Regrow
 from scae.connections import Connections, Inputs
 from scae.data import TokenWindows
