@@ -17,7 +17,7 @@ import torch
 
 PATIENCE_S = 20.0  # a run that takes longer is not repeated: what it costs cold is nothing against it
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
-"""The environment under which a process keeps freed memory, as `scae.core.memory` asks for: the same for ours and theirs."""
+"""The environment under which a process keeps freed memory (`scae.core.memory`): the same for ours and theirs."""
 
 
 @dataclass

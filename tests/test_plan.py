@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from scae.command import values
 from scae.config import Config, parse
-from scae.experiment import table
+from scae.experiment import plan
 from scae.experiment.plan import Plan
 from scae.experiment.table import made_by
 
@@ -185,8 +184,7 @@ def test_the_version_of_a_stage_renames_it_and_what_follows(
     of: Of, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = names(of())
-    changed = tuple(replace(row, version=99) if row.name == stage else row for row in table.TABLE)
-    monkeypatch.setattr(table, "TABLE", changed)
+    monkeypatch.setitem(plan.VERSIONS, stage, 99)
     after = names(of())
     assert {one for one in STAGES if before[one] != after[one]} == downstream_of(stage)
 
