@@ -17,8 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from scae.command import values
 from scae.config import Config, parse
-from scae.experiment import plan
-from scae.experiment.plan import Plan
+from scae.experiment.plan import VERSIONS, Plan
 from scae.experiment.table import made_by
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -184,7 +183,7 @@ def test_the_version_of_a_stage_renames_it_and_what_follows(
     of: Of, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = names(of())
-    monkeypatch.setitem(plan.VERSIONS, stage, 99)
+    monkeypatch.setitem(VERSIONS, stage, 99)
     after = names(of())
     assert {one for one in STAGES if before[one] != after[one]} == downstream_of(stage)
 

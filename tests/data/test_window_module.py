@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from scae.config import ConfigError
 from scae.data import Batch, TokenWindows, WindowModule, heldout_batches
 
+pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # a resumed run saves no more
+
 
 def windows(count: int, context: int = 6) -> TokenWindows:
     """Window i holds BOS 1 and the tokens 100 i + 1 .. ; every third has two positions of padding."""

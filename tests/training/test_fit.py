@@ -128,7 +128,8 @@ def loss_of(suite: Suite, windows: TokenWindows, loss: Objective, mode: Mode) ->
     lm = suite.lm
     batch = windows.batch(range(12))
     trace = lm.trace(batch.tokens, batch.live)
-    return float(loss(suite.eval()(trace, mode=mode), trace, lm.paths).total)
+    with suite.inference(), torch.no_grad():
+        return float(loss(suite(trace, mode=mode), trace, lm.paths).total)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_the_loss_falls(
     before = loss_of(suite, windows, loss, mode)
     run(suite, windows, tmp_path, loss=loss, mode=mode, config=training(steps=40, lr=0.03))
     assert loss_of(suite, windows, loss, mode) < share * before
-    rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").read_text().splitlines()))
     logged = [float(row["train/loss"]) for row in rows if row["train/loss"]]
     assert logged[-1] < logged[0]
     assert {f"train/{name}" for name in ("loss", "dead", *weights)} <= set(rows[0])
@@ -356,7 +357,7 @@ def test_the_share_of_dead_features_is_logged_whether_or_not_they_are_revived(
     for site in suite.sites:
         suite[site].encoder.b.data[:3] = -1e6
     run(suite, windows, tmp_path, loss=objective(auxk=weight), config=training(lr=1e-5))
-    rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").read_text().splitlines()))
     dead = [float(row["train/dead"]) for row in rows if row["train/dead"]]
     clocks = torch.cat([suite[site].tokens_since_fired for site in suite.sites])
     assert 3 * len(suite.sites) <= int((clocks >= 200).sum()) < len(clocks)

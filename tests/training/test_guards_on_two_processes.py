@@ -90,5 +90,5 @@ def test_both_stop_with_the_same_error(failed: Path) -> None:
 def test_the_process_with_the_worst_token_warns(failed: Path) -> None:
     warnings = [line for rank in range(2) for line in (failed / f"warned-{rank}").read_text().splitlines()]
     assert len([line for line in warnings if "trainer.worst_share_warning" in line]) == 1
-    rows = list(csv.DictReader((failed / "logs" / "metrics.csv").open()))
+    rows = list(csv.DictReader((failed / "logs" / "metrics.csv").read_text().splitlines()))
     assert all(1 / 36 < float(row["train/worst_share"]) < 1 for row in rows)

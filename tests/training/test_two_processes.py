@@ -105,7 +105,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def logged(folder: Path) -> dict[str, list[float]]:
     """By name, what was logged step by step."""
-    rows = list(csv.DictReader((folder / "logs" / "metrics.csv").open()))
+    rows = list(csv.DictReader((folder / "logs" / "metrics.csv").read_text().splitlines()))
     return {name: [float(row[name]) for row in rows if row[name]] for name in rows[0] if name.startswith("train/")}
 
 

@@ -86,7 +86,7 @@ def train(
         seed=0,
         callbacks=[WorstTokens("finetune", threshold)],
     )
-    rows = list(csv.DictReader((folder / "logs" / "metrics.csv").open()))
+    rows = list(csv.DictReader((folder / "logs" / "metrics.csv").read_text().splitlines()))
     return objective, [row for row in rows if row["train/worst_share"]]
 
 
