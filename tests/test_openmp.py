@@ -12,7 +12,7 @@ from scae.core.openmp import CHOSEN, POLICY, _others_run, sleep_beside_others
 ROOT = Path(__file__).parents[1]
 TASK = f"""
 import os, sys
-from scae.hydra_support import command
+from scae.command import command
 
 @command(config_path={str(ROOT / "conf")!r}, config_name="train")
 def main(config):

@@ -42,7 +42,8 @@ def test_a_squared_error_belongs_to_its_token_and_site(comparison: Comparison) -
 
 
 def test_a_divergence_stands_where_the_prediction_is_made(comparison: Comparison) -> None:
-    part = LogitKl(weight=1.0, temperature=1.0).by_token(comparison)["logit_kl"]
+    with torch.no_grad():
+        part = LogitKl(weight=1.0, temperature=1.0).by_token(comparison)["logit_kl"]
     p, q = comparison.clean_logits.log_softmax(-1), comparison.logits.log_softmax(-1)
     divergences = (p.exp() * (p - q)).sum(-1).detach()
     row, position = comparison.scored.nonzero()[5].tolist()
