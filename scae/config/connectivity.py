@@ -1,7 +1,7 @@
 """`connectivity`: which features upstream a feature may read from, and what they are chosen by."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -10,12 +10,15 @@ from scae.config.errors import null
 from scae.config.section import Count, Positive, Section
 
 
+Score = Literal["contribution", "random"]
+SCORED = get_args(Score)
+"""The methods that keep the largest of a score (`scae.selection.scores`)."""
+
+
 class Connectivity(Section):
-    method: Literal["contribution", "random", "all", "none", "file"]
-    C: Annotated[Count, ReadIf(method=("contribution", "random"))] = Field(
-        description="connections a feature may read from"
-    )
-    scope: Annotated[Literal["joint", "per_site"], ReadIf(method=("contribution", "random"))] = Field(
+    method: Score | Literal["all", "none", "file"]
+    C: Annotated[Count, ReadIf(method=SCORED)] = Field(description="connections a feature may read from")
+    scope: Annotated[Literal["joint", "per_site"], ReadIf(method=SCORED)] = Field(
         description="C over all upstream sites together, or for each of them"
     )
     weighting: Annotated[Literal["all", "firing", "activation"], ReadIf(method="contribution")] = Field(

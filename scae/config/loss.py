@@ -30,18 +30,14 @@ class LogitKl(Section):
     temperature: Annotated[float, Field(gt=0, le=10**6), Neutral(1.0)]
 
 
-class CrossEntropy(Section):
+class Weighted(Section):
+    """A term that has nothing but a weight.
+
+    ce: of the text; sparsity: of what a type of dictionary has to pay for, vanilla the L1 norm, types that pick their
+    number nothing; auxk: of what dead features (`sae.auxk`) leave of the error.
+    """
+
     weight: Annotated[Weight, SWITCH]
-
-
-class Sparsity(Section):
-    """Weighs what a type of dictionary has to pay for: vanilla the L1 norm, types that pick their number nothing."""
-
-    weight: Annotated[Weight, SWITCH]
-
-
-class AuxK(Section):
-    weight: Annotated[Weight, SWITCH] = Field(description="of what dead features (`sae.auxk`) leave of the error")
 
 
 BESIDE = ("sparsity", "auxk")
@@ -52,9 +48,9 @@ class Loss(Section):
     recon: Recon
     block_mse: BlockMse
     logit_kl: LogitKl
-    ce: CrossEntropy
-    sparsity: Sparsity
-    auxk: AuxK
+    ce: Weighted
+    sparsity: Weighted
+    auxk: Weighted
 
     def problems(self, key: str) -> Iterator[str]:
         terms = [term for term in Loss.model_fields if term not in BESIDE]
