@@ -9,14 +9,13 @@ from scae.config.active import BY_CONTENT, UNNAMED, ReadIf
 from scae.config.errors import null
 from scae.config.section import Count, Positive, Section
 
-
 Score = Literal["contribution", "random"]
 SCORED = get_args(Score)
 """The methods that keep the largest of a score (`scae.selection.scores`)."""
 
 
 class Connectivity(Section):
-    method: Score | Literal["all", "none", "file"]
+    method: Literal[Score, "all", "none", "file"]
     C: Annotated[Count, ReadIf(method=SCORED)] = Field(description="connections a feature may read from")
     scope: Annotated[Literal["joint", "per_site"], ReadIf(method=SCORED)] = Field(
         description="C over all upstream sites together, or for each of them"
