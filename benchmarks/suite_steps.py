@@ -57,6 +57,6 @@ def _suite(sizes: dict, connections: str, device: str) -> Suite:
 
 def _optimizer(suite: Suite) -> torch.optim.Optimizer:
     """The one that training uses."""
-    config = Training(steps=1000, batch_size=1, lr=LR, warmup=0.0, decay=0.0, unit_norm=False)
+    config = Training(steps=1000, batch_size=1, lr=LR, lr_width=None, warmup=0.0, decay=0.0, unit_norm=False)
     module = SuiteTraining(suite, Objective([]), config, mode="pruned", clip=None, identity={})
     return module.configure_optimizers()["optimizer"]

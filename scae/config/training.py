@@ -17,9 +17,21 @@ class Training(Section):
     steps: Positive
     batch_size: Positive = Field(description="windows an optimiser micro-step, over all devices")
     lr: Rate
+    lr_width: Annotated[Positive | None, Neutral(None)] = Field(
+        description="the d_model that lr is meant for: the rate is lr x lr_width / d_model; null: lr for every model"
+    )
     warmup: Warmup
     decay: Decay
     unit_norm: bool = Field(description="keep decoder rows at norm 1, projecting their gradients")
+
+    def rate(self, d_model: int) -> float:
+        """The learning rate where a dictionary reads `d_model` numbers.
+
+        In the unit of a site each of them is about 1, and Adam moves every weight by about the rate, so one step moves
+        a pre-activation by up to rate x d_model: far from where it was in training, at a width that was not thought of
+        (Yang et al. 2022, "Tensor Programs V", table 3: Adam's rate goes with 1 / fan-in).
+        """
+        return self.lr if self.lr_width is None else self.lr * self.lr_width / d_model
 
     def problems(self, key: str) -> Iterator[str]:
         yield from schedule_problems(key, self.warmup, self.decay)

@@ -91,7 +91,8 @@ class SuiteTraining(lightning.LightningModule):
             self.log("train/dead", torch.cat(dead).float().mean())
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.suite.parameters(), lr=self.config.lr, fused=True)
+        rate = self.config.rate(self.suite.lm.paths.d_model)
+        optimizer = torch.optim.Adam(self.suite.parameters(), lr=rate, fused=True)
         factor = partial(trapezoid, steps=self.config.steps, warmup=self.config.warmup, decay=self.config.decay)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 

@@ -61,7 +61,7 @@ def train(
 
 
 def suite_training(suite: Suite, *terms: Term, cls: type[SuiteTraining] = SuiteTraining) -> SuiteTraining:
-    config = Training(steps=STEPS, batch_size=BATCH, lr=0.01, warmup=0.1, decay=0.3, unit_norm=True)
+    config = Training(steps=STEPS, batch_size=BATCH, lr=0.01, lr_width=None, warmup=0.1, decay=0.3, unit_norm=True)
     objective = Objective([Recon(weight=1.0, kind="fvu", knee=4.0), *terms])
     return cls(suite, objective, config, mode="pruned", clip=1.0, identity={"artifact": "pretrain-1"})
 

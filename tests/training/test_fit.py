@@ -47,6 +47,7 @@ def training(**changes: Any) -> Training:
         "lr": 0.01,
         "warmup": 0.1,
         "decay": 0.3,
+        "lr_width": None,
         "unit_norm": True,
     }
     return Training(**(values | changes))
@@ -157,6 +158,17 @@ def test_the_loss_falls(
     logged = [float(row["train/loss"]) for row in rows if row["train/loss"]]
     assert logged[-1] < logged[0]
     assert {f"train/{name}" for name in ("loss", "dead", *weights)} <= set(rows[0])
+
+
+@pytest.mark.parametrize(("width", "rate"), [(None, 0.02), (8, 0.01), (16, 0.02), (64, 0.08)])
+def test_the_rate_goes_with_the_width_of_the_model(
+    gpt2: LanguageModel, make_suite: Make, width: int | None, rate: float
+) -> None:
+    """The model's d_model is 16; a rate that was found at another width is one over it."""
+    config = training(lr=0.02, lr_width=width, warmup=0.0)
+    module = SuiteTraining(make_suite(gpt2), objective(), config, mode="plain", clip=None, identity={})
+    found = module.configure_optimizers()
+    assert [group["lr"] for group in found["optimizer"].param_groups] == [pytest.approx(rate)]
 
 
 @pytest.mark.parametrize("unit_norm", [True, False])

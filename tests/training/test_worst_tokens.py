@@ -69,7 +69,7 @@ def train(
 ) -> tuple[Counting, list[dict[str, str]]]:
     """Finetune; returns the objective and the rows of the log that hold a share."""
     objective = Counting([Recon(weight=1.0, kind="mse", knee=4.0), LogitKl(weight=1.0, temperature=1.0)])
-    config = Training(steps=STEPS, batch_size=BATCH, lr=1e-3, warmup=0.1, decay=0.3, unit_norm=True)
+    config = Training(steps=STEPS, batch_size=BATCH, lr=1e-3, lr_width=None, warmup=0.1, decay=0.3, unit_norm=True)
     trainer: dict[str, Any] = {
         "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true",
         "accumulate": accumulate, "clip": 1.0, "chunk_mb": 32, "checkpoint_minutes": 60.0,
