@@ -112,21 +112,53 @@ class Dictionary(nn.Module):
         token. chunk_mb: tokens are taken in parts whose pre-activations, and what the connections need on the way to
         them, stay below this size (but for one window, or a batch threshold); None: all at once.
         """
+        code, dead = self._codes(shifted, live, arrivals, auxk if "revived" in aux else None, chunk_mb)
+        return Encoded(code, self._auxiliary(code, dead, aux))
+
+    def reconstruct(
+        self,
+        shifted: Float[Tensor, "token d_in"],
+        live: Bool[Tensor, " token"],
+        arrivals: Arrivals | None = None,
+        *,
+        aux: Collection[str] = (),
+        auxk: AuxK | None = None,
+        chunk_mb: int | None = None,
+    ) -> tuple[Float[Tensor, "token d_out"], Encoded]:
+        """What is written, and what `sparsify` gives.
+
+        In this order: decoder rows have gradients from both, and the sum of gradients is rounded in the order of use.
+        """
+        code, dead = self._codes(shifted, live, arrivals, auxk if "revived" in aux else None, chunk_mb)
+        reconstruction = self.decode(code)
+        return reconstruction, Encoded(code, self._auxiliary(code, dead, aux))
+
+    def _codes(
+        self,
+        shifted: Float[Tensor, "token d_in"],
+        live: Bool[Tensor, " token"],
+        arrivals: Arrivals | None,
+        auxk: AuxK | None,
+        chunk_mb: int | None,
+    ) -> tuple[SparseCode, SparseCode | None]:
+        """The code, and that of the dead features where `auxk` asks for one and there are any."""
         kept, dead_kept = [], []
         for part in self._parts(len(shifted), arrivals, chunk_mb):
             arrived = arrivals.tokens(part.start, part.stop) if arrivals else None
             pre = self.encoder.preactivations(shifted[part], arrived)
             kept.append(self.activation.support(pre, live[part]))
-            if "revived" in aux and auxk is not None:
-                dead = self.dead_code(pre, live[part], k=auxk.k, dead_after=auxk.dead_after)
-                dead_kept += [] if dead is None else [dead]
+            dead = self.dead_code(pre, live[part], k=auxk.k, dead_after=auxk.dead_after) if auxk else None
+            dead_kept += [] if dead is None else [dead]
         code = self.bounded(self.activation(self._differentiable(kept, shifted, arrivals)))
+        return code, self._differentiable(dead_kept, shifted, arrivals) if dead_kept else None
+
+    def _auxiliary(self, code: SparseCode, dead: SparseCode | None, aux: Collection[str]) -> dict[str, Tensor]:
         found = {}
         if "penalty" in aux and (penalty := self.activation.penalty(code)) is not None:
             found["penalty"] = penalty
-        if dead_kept:
-            found["revived"] = self.revive(self._differentiable(dead_kept, shifted, arrivals))
-        return Encoded(code, found)
+        if dead is not None:
+            found["revived"] = self.revive(dead)
+        return found
 
     def _parts(self, n_tokens: int, arrivals: Arrivals | None, chunk_mb: int | None) -> Iterator[slice]:
         window, heads = (arrivals.window, arrivals.weight.shape[1]) if arrivals else (1, 0)

@@ -153,15 +153,14 @@ class _Collector:
     def replace(self, site: Site, shifted: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None) -> Stream:
         """Encode and decode: the reconstruction at live positions, the model's own output elsewhere."""
         suite, dictionary = self.suite, self.suite[site]
-        code, aux = dictionary.sparsify(
+        reconstruction, (code, aux) = dictionary.reconstruct(
             shifted, self.live, arrivals, aux=self.aux, auxk=suite.revives, chunk_mb=suite.chunk_mb
         )
         self.codes[site] = code
         for name, value in aux.items():
             self.found.setdefault(name, {})[site] = value
-        reconstruction = self._shape(dictionary.decode(code))
         own = self.trace.outputs[site.module]
-        self.outputs[site.module] = torch.where(self.trace.live[..., None], reconstruction, own)
+        self.outputs[site.module] = torch.where(self.trace.live[..., None], self._shape(reconstruction), own)
         return self.outputs[site.module]
 
     def output(self, logits: Float[Tensor, "batch pos vocab"] | None = None) -> SuiteOutput:
