@@ -10,7 +10,7 @@ belongs to the base that every feature reads. Nothing here is trained.
 import torch
 from torch import nn
 
-from scae.core.typing import Bool, Float, Tensor
+from scae.core.typing import Bool, Float, Int, Tensor
 from scae.dictionaries import Unit
 from scae.kernels import Arrivals, SparseCode, arrive_everywhere
 from scae.lm import LanguageModel, Module, Trace
@@ -42,14 +42,13 @@ class Source(nn.Module):
         return torch.where(trace.live[..., None], trace.embed - rows, trace.embed)
 
     @torch.no_grad()
-    def measure(self, traces: list[Trace]) -> None:
-        """Take the mean over the text of these runs."""
-        tokens = torch.cat([trace.tokens[trace.live] for trace in traces])
+    def measure(self, tokens: Int[Tensor, " token"]) -> None:
+        """Take the mean over a text."""
         self.writes.centre.copy_(self.rows_written[tokens].mean(0))
 
 
 class Sink:
-    """The next tokens. reads: the unit of the model's own final normalisation."""
+    """The next tokens, read as the model reads them: through its own final normalisation and unembedding."""
 
     def __init__(self, lm: LanguageModel) -> None:
         self._lm = lm

@@ -26,7 +26,7 @@ def start_from_data(suite: Suite, batches: list[Any], *, centred: bool, furthest
     while a site is measured a few copies of its tokens.
     """
     if suite.source is not None:
-        suite.source.measure([suite.lm.trace(*batch.to(suite.lm.device), patterns=False) for batch in batches])
+        suite.source.measure(torch.cat([batch.tokens[batch.live] for batch in batches]).to(suite.lm.device))
     positions = sum(batch.tokens.numel() for batch in batches)
     for sites in _that_fit(suite, positions * suite.lm.paths.d_model * suite.lm.paths.W_U.element_size()):
         seen: dict[Site, list[_Seen]] = {site: [] for site in sites}

@@ -29,7 +29,7 @@ def suite(lm: LanguageModel, trace: Trace, make_suite: Make) -> Suite:
     """Both ends, and a mean embedding that is not 0."""
     suite = make_suite(lm, ends=(SOURCE, SINK))
     assert suite.source is not None
-    suite.source.measure([trace])
+    suite.source.measure(trace.tokens[trace.live])
     assert suite.source.writes.centre.abs().max() > 0.01
     return suite
 
