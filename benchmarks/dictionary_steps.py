@@ -18,7 +18,7 @@ def dictionary_step(*, tokens: int, d_model: int, features: int, k: int, device:
     optimizer = torch.optim.Adam(dictionary.parameters(), lr=LR, fused=True)
 
     def loss() -> torch.Tensor:
-        code = dictionary.sparsify(dictionary.shift(x), live, chunk_mb=CHUNK_MB).code
+        code = dictionary.sparsify(dictionary.shift(x), live, chunk_mb=CHUNK_MB)
         if upkeep:
             dictionary.count_firing(code.fired(), tokens)
         error = (x - dictionary.decode(code)).square().sum()

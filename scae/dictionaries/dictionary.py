@@ -94,26 +94,13 @@ class Dictionary(nn.Module):
 
     def encode(self, x: Float[Tensor, "token d_in"], live: Bool[Tensor, " token"]) -> SparseCode:
         """The code of the live tokens of `x`."""
-        return self.sparsify(self.shift(x), live).code
+        return self.sparsify(self.shift(x), live)
 
     def sparsify(
-        self,
-        shifted: Float[Tensor, "token d_in"],
-        live: Bool[Tensor, " token"],
-        arrivals: Arrivals | None = None,
-        *,
-        aux: Collection[str] = (),
-        auxk: AuxK | None = None,
-        chunk_mb: int | None = None,
-    ) -> Encoded:
-        """The code of the live tokens, and the auxiliary quantities named by `aux`.
-
-        arrivals: what arrives along connections; auxk: which features count as dead, and how many of them revive at a
-        token. chunk_mb: tokens are taken in parts whose pre-activations, and what the connections need on the way to
-        them, stay below this size (but for one window, or a batch threshold); None: all at once.
-        """
-        code, dead = self._codes(shifted, live, arrivals, auxk if "revived" in aux else None, chunk_mb)
-        return Encoded(code, self._auxiliary(code, dead, aux))
+        self, shifted: Float[Tensor, "token d_in"], live: Bool[Tensor, " token"], *, chunk_mb: int | None = None
+    ) -> SparseCode:
+        """The code of the live tokens. chunk_mb: see `reconstruct`."""
+        return self._codes(shifted, live, None, None, chunk_mb)[0]
 
     def reconstruct(
         self,
@@ -125,13 +112,23 @@ class Dictionary(nn.Module):
         auxk: AuxK | None = None,
         chunk_mb: int | None = None,
     ) -> tuple[Float[Tensor, "token d_out"], Encoded]:
-        """What is written, and what `sparsify` gives.
+        """What is written, the code of the live tokens, and the auxiliary quantities named by `aux`.
 
-        In this order: decoder rows have gradients from both, and the sum of gradients is rounded in the order of use.
+        arrivals: what arrives along connections; auxk: which features count as dead, and how many of them revive at a
+        token. chunk_mb: tokens are taken in parts whose pre-activations, and what the connections need on the way to
+        them, stay below this size (but for one window, or a batch threshold); None: all at once.
+
+        The site is decoded before its dead features are: decoder rows have gradients from both, and the sum of
+        gradients is rounded in the order of use.
         """
         code, dead = self._codes(shifted, live, arrivals, auxk if "revived" in aux else None, chunk_mb)
         reconstruction = self.decode(code)
-        return reconstruction, Encoded(code, self._auxiliary(code, dead, aux))
+        found = {}
+        if "penalty" in aux and (penalty := self.activation.penalty(code)) is not None:
+            found["penalty"] = penalty
+        if dead is not None:
+            found["revived"] = self.revive(dead)
+        return reconstruction, Encoded(code, found)
 
     def _codes(
         self,
@@ -151,14 +148,6 @@ class Dictionary(nn.Module):
             dead_kept += [] if dead is None else [dead]
         code = self.bounded(self.activation(self._differentiable(kept, shifted, arrivals)))
         return code, self._differentiable(dead_kept, shifted, arrivals) if dead_kept else None
-
-    def _auxiliary(self, code: SparseCode, dead: SparseCode | None, aux: Collection[str]) -> dict[str, Tensor]:
-        found = {}
-        if "penalty" in aux and (penalty := self.activation.penalty(code)) is not None:
-            found["penalty"] = penalty
-        if dead is not None:
-            found["revived"] = self.revive(dead)
-        return found
 
     def _parts(self, n_tokens: int, arrivals: Arrivals | None, chunk_mb: int | None) -> Iterator[slice]:
         window, heads = (arrivals.window, arrivals.weight.shape[1]) if arrivals else (1, 0)

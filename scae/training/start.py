@@ -70,7 +70,7 @@ def _start(suite: Suite, site: Site, seen: list[_Seen], *, centred: bool, furthe
     made = []
     for one in seen:
         live = one.live.flatten()
-        code = own.sparsify(own.shift(one.read.flatten(0, 1)), live, chunk_mb=suite.chunk_mb).code
+        code = own.sparsify(own.shift(one.read.flatten(0, 1)), live, chunk_mb=suite.chunk_mb)
         made.append(own.decode(code)[live])
     wanted, length = (_median_length(x - own.constant) for x in (targets, torch.cat(made)))
     if length > 0:

@@ -261,7 +261,7 @@ def test_dead_features_get_a_gradient_and_living_ones_none() -> None:
     code = dictionary.dead_code(dictionary.encoder.preactivations(shifted), all_live(x), k=6, dead_after=100)
     assert code is not None
     assert (code.value < 0).any()
-    found = dictionary.sparsify(shifted, all_live(x), aux=("revived",), auxk=AuxK(k=6, dead_after=100))
+    found = dictionary.reconstruct(shifted, all_live(x), aux=("revived",), auxk=AuxK(k=6, dead_after=100))[1]
     revived = found.aux["revived"]
     alive = (shifted @ dictionary.encoder.W[6:].T + dictionary.encoder.b[6:]).clamp_min(0)
     torch.testing.assert_close(revived, alive @ dictionary.decoder.W[6:])
@@ -284,10 +284,10 @@ def dead_after_training(*, auxk: float) -> tuple[int, int]:
     live = torch.ones(tokens, dtype=torch.bool)
     for _ in range(800):
         x = (torch.rand(tokens, 24) * (torch.rand(tokens, 24) < 0.15)) @ truth
-        code, aux = dictionary.sparsify(
+        reconstruction, (code, aux) = dictionary.reconstruct(
             dictionary.shift(x), live, aux=("revived",) if auxk else (), auxk=AuxK(k=16, dead_after=500)
         )
-        error = x - dictionary.decode(code)
+        error = x - reconstruction
         loss = error.square().sum() / x.square().sum()
         if "revived" in aux:
             target = error.detach()

@@ -74,7 +74,7 @@ def test_dead_features_write_in_the_width_of_what_is_written(type_: str) -> None
     dictionary = filled(create(Shape(12, 5, 8, transcoder=True), **SPECS[type_]))
     dictionary.tokens_since_fired[6:] = 100
     shifted = dictionary.shift(random(7, 5, seed=9))
-    found = dictionary.sparsify(shifted, LIVE, aux=["revived"], auxk=AuxK(k=6, dead_after=100))
+    found = dictionary.reconstruct(shifted, LIVE, aux=["revived"], auxk=AuxK(k=6, dead_after=100))[1]
     revived = found.aux["revived"]
     assert revived.shape == (7, 8)
     assert (revived[~LIVE] == 0).all()
@@ -146,7 +146,7 @@ def test_a_parameter_of_an_activation_gets_its_gradient(learning: Dictionary) ->
     activation: Any = learning.activation
     shifted = learning.shift(random(40, 5, seed=9))
     live = torch.arange(40) % 5 != 0
-    code = learning.sparsify(shifted, live).code
+    code = learning.sparsify(shifted, live)
     pre = (shifted @ learning.encoder.W.T + learning.encoder.b).detach()
     threshold = activation.threshold.detach()
     active = (pre > threshold) & live[:, None]
@@ -203,8 +203,8 @@ def test_an_entry_that_only_carries_a_gradient_does_not_fire(learning: Dictionar
 
 def test_it_takes_part_in_parts_in_a_penalty_and_in_a_state(learning: Dictionary) -> None:
     shifted, live = learning.shift(random(40, 5, seed=9)), torch.ones(40, dtype=torch.bool)
-    whole = learning.sparsify(shifted, live, aux=["penalty"])
-    parts = learning.sparsify(shifted, live, aux=["penalty"], chunk_mb=0)  # a token at a time
+    whole = learning.reconstruct(shifted, live, aux=["penalty"])[1]
+    parts = learning.reconstruct(shifted, live, aux=["penalty"], chunk_mb=0)[1]  # a token at a time
     assert torch.equal(whole.code.col, parts.code.col)
     torch.testing.assert_close(whole.code.value, parts.code.value, rtol=1e-12, atol=1e-12)
     assert torch.equal(whole.aux["penalty"], 2 * whole.code.value), "of the activations as they are in the end: bounded"
@@ -220,7 +220,7 @@ def test_the_penalty_of_vanilla_is_its_l1_norm_entry_by_entry() -> None:
     dictionary = filled(create(Shape(12, 5, 5, transcoder=False), type="vanilla"))
     dictionary.ceiling[::2] = 0.5
     shifted = dictionary.shift(random(7, 5, seed=9))
-    code, aux = dictionary.sparsify(shifted, LIVE, aux=["penalty"])
+    code, aux = dictionary.reconstruct(shifted, LIVE, aux=["penalty"])[1]
     assert set(aux) == {"penalty"}
     assert aux["penalty"].shape == code.value.shape
     pre = (
@@ -240,7 +240,7 @@ def test_the_penalty_of_vanilla_is_its_l1_norm_entry_by_entry() -> None:
 @pytest.mark.parametrize("type_", ["topk", "batchtopk"])
 def test_types_that_pick_their_number_have_no_penalty(type_: str) -> None:
     dictionary = filled(create(Shape(12, 5, 5, transcoder=True), **SPECS[type_]))
-    assert dictionary.sparsify(random(7, 5), LIVE, aux=["penalty"]).aux == {}
+    assert dictionary.reconstruct(random(7, 5), LIVE, aux=["penalty"])[1].aux == {}
 
 
 @every_type
@@ -248,16 +248,16 @@ def test_nothing_auxiliary_is_computed_that_nobody_asks_for(type_: str, monkeypa
     dictionary = filled(create(Shape(12, 5, 5, transcoder=True), **SPECS[type_]))
     dictionary.tokens_since_fired.fill_(100)
     auxk = AuxK(k=6, dead_after=100)
-    assert "revived" in dictionary.sparsify(random(7, 5), LIVE, aux=["revived"], auxk=auxk).aux
+    assert "revived" in dictionary.reconstruct(random(7, 5), LIVE, aux=["revived"], auxk=auxk)[1].aux
 
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("nobody has asked")
 
     for owner, name in ((Dictionary, "dead_code"), (Dictionary, "revive"), (type(dictionary.activation), "penalty")):
         monkeypatch.setattr(owner, name, never)
-    assert dictionary.sparsify(random(7, 5), LIVE, auxk=auxk).aux == {}
+    assert dictionary.reconstruct(random(7, 5), LIVE, auxk=auxk)[1].aux == {}
     with pytest.raises(AssertionError, match="asked"):
-        dictionary.sparsify(random(7, 5), LIVE, aux=["revived"], auxk=auxk)
+        dictionary.reconstruct(random(7, 5), LIVE, aux=["revived"], auxk=auxk)
 
 
 # what `create` refuses
