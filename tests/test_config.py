@@ -270,7 +270,7 @@ def test_folders_that_cannot_be_written(
 def test_values_are_plain_and_without_hydra() -> None:
     plain = values(compose("train", overrides=["paths.output=out"], return_hydra_config=True))
     assert "hydra" not in plain
-    assert type(plain["stages"]) is list
+    assert type(plain["force"]) is list
     assert type(plain["sae"]["auxk"]) is dict
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scae.config.errors import null, shortened
 from scae.config.model import TinyModel
+from scae.config.pruning import all_stages, pruning_problems
 from scae.config.section import Section
 from scae.config.whole import Config
 
@@ -53,7 +54,8 @@ def _memory_problems(config: Config, d_model: int, n_layers: int) -> Iterator[st
     """A suite that this machine cannot hold while it trains, whatever else needs memory."""
     sae, layers = config.sae, config.sites.layers
     key, found = ("sae.features", sae.features) if sae.features is not None else ("sae.expansion", sae.expansion or 0)
-    n_sites = len(config.sites.kinds) * (n_layers if layers == "all" else len(layers))
+    chosen = range(n_layers) if layers == "all" else layers
+    n_sites = len(config.sites.kinds) * len(chosen[:: config.sites.stride]) + (config.sites.hook is not None)
     needed = n_sites * sae.size(d_model) * d_model * BYTES_A_WEIGHT
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
@@ -75,8 +77,9 @@ def _batch_problems(config: Config) -> Iterator[str]:
 
 
 def _stage_problems(config: Config) -> Iterator[str]:
+    yield from pruning_problems(config)
     for stage in config.force:
-        if stage not in config.stages:
+        if stage not in (all_stages(config) if config.stages == "auto" else config.stages):
             yield f"force={config.force}: {stage} is not among stages={config.stages}"
 
 

@@ -81,12 +81,15 @@ def _described(file: Path, lm: LanguageModel) -> Suite:
         dictionaries = {}
         for name, one in note["dictionaries"].items():
             shape = Shape(**one.pop("shape"))
-            if (shape.d_in, shape.d_out) != (lm.paths.d_model, lm.paths.d_model):
+            site = Site.parse(name)
+            if not site.module.writes:
+                lm.watch(site.module)
+            if {shape.d_in, shape.d_out} != {lm.width(site.module)}:
                 raise ValueError(
                     f"{name} reads and writes {shape.d_in} and {shape.d_out} numbers a token, "
-                    f"the model has d_model={lm.paths.d_model}"
+                    f"the model has {lm.width(site.module)} there"
                 )
-            dictionaries[Site.parse(name)] = create(shape, **one)
+            dictionaries[site] = create(shape, **one)
         suite = Suite(dictionaries, lm, ends=list(map(Site.parse, note["ends"])))
         suite.threshold_pass = note["threshold_pass"]
     except Exception as error:  # whatever a damaged file breaks on, the reader of the message needs its name

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scae.arms import RESULT
-from scae.evaluation import Arm, Bypass, Unigram, evaluate, unigram
+from scae.evaluation import Alone, Arm, Bypass, Unigram, evaluate, unigram
 from scae.experiment.workshop import Workshop
 from scae.suite import Suite, thresholds
 
@@ -16,7 +16,7 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     arms = _arms(workshop)
     _learn_thresholds(workshop, arms)
     frequencies = unigram(workshop.windows[0], workshop.lm.paths.W_U.shape[1])
-    also = [Unigram(frequencies), Bypass(RESULT.key)]
+    also = [Unigram(frequencies), Bypass(RESULT.key) if workshop.plan.prunes else Alone(arms[0].suite)]
     metrics = evaluate(workshop.lm, arms, workshop.heldout, also)
     return {"metrics": metrics, "tokens": workshop.config.evaluation.tokens}
 
