@@ -3,6 +3,7 @@
     kind      replaces what is written by    reads                         along
     attn      the attention of its layer     that same output              the heads of the attention
     mlp       the MLP of its layer           what the MLP reads            the stream itself
+    clt       the MLP of its layer           what the MLP reads            the stream itself
     mlp_out   the MLP of its layer           that same output              nothing linear
     resid     the stream after its layer     that same stream              nothing: it is the stream
     hook      one activation by its name     that same activation          nothing linear
@@ -14,6 +15,8 @@ feature reads only those tokens, and a prediction only those features, that it i
 `sites.unembed`).
 
 A dictionary that reads what it replaces is an autoencoder, one that reads the input of what it replaces a transcoder.
+A crosslayer transcoder (clt) also writes to every later MLP that has one, as does each of them to those behind it: what
+stands in for an MLP is the sum of what all of them write there (`further`).
 The path is how the residual stream reaches what is read: the dense and the pruned pass follow it, and the virtual
 weight of a connection is measured along it. Sites without one are served by the plain and the spliced pass alone. A
 further kind of site is one more row of `KINDS`.
@@ -28,7 +31,7 @@ from scae.lm.modules import EMBED, UNEMBED, Levels, Module
 from scae.lm.modules import Kind as ModuleKind
 from scae.lm.paths import Attention, Direct, LinearPaths, Path, ToLogits
 
-Kind = Literal["embed", "attn", "mlp", "unembed", "mlp_out", "resid", "hook"]
+Kind = Literal["embed", "attn", "mlp", "unembed", "clt", "mlp_out", "resid", "hook"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ KINDS: dict[Kind, Rule] = {
     "attn": Rule(replaces="attn", transcoder=False, path=Attention),
     "mlp": Rule(replaces="mlp", transcoder=True, path=Direct),
     "unembed": Rule(replaces="unembed", transcoder=True, path=ToLogits),
+    "clt": Rule(replaces="mlp", transcoder=True, path=Direct),
     "mlp_out": Rule(replaces="mlp", transcoder=False, path=None),
     "resid": Rule(replaces="resid", transcoder=False, path=None),
     "hook": Rule(replaces="hook", transcoder=False, path=None),
@@ -122,3 +126,10 @@ def in_order(sites: Iterable[Site], levels: Levels) -> list[list[Site]]:
     placed = [(level[0].layer, [by_module[module] for module in level if module in by_module]) for level in levels]
     placed += [(site.layer, [site]) for site in by_module.values() if not site.module.writes]
     return [found for _, found in sorted(placed, key=lambda one: one[0])]  # stable: modules before points
+
+
+def further(site: Site, sites: Iterable[Site]) -> tuple[int, ...]:
+    """The layers behind its own whose MLPs a dictionary at `site`, one of `sites`, writes to as well."""
+    if site.kind != "clt":
+        return ()
+    return tuple(sorted(other.layer for other in sites if other.kind == "clt" and other.layer > site.layer))

@@ -505,6 +505,7 @@ def test_a_full_disk_at_the_end_is_one_error(
         ("sae=vanilla", "sae.expansion=4"),
         ("connectivity=all",),
         ("connectivity=none",),
+        ("sites=crosslayer", "sae.expansion=2"),
         ("connectivity.C=0",),
         ("sites=mlp_transcoder", "data.packing=document", "loss=ce"),
         ("connectivity.scope=per_site", "connectivity.weighting=firing", "trainer.accumulate=2"),

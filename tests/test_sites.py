@@ -24,7 +24,7 @@ def test_spelling_and_parsing_are_inverse(site: Site) -> None:
     "text", ["", "3", "attn", ".attn", "3.", "3.stream", "-1.attn", "1.5.mlp", "x.mlp", "3 .attn", "0.embed"]
 )
 def test_what_is_no_site_is_refused_with_an_example(text: str) -> None:
-    told = r"is no site: write LAYER\.KIND .*attn, mlp, mlp_out, resid, as in '3\.attn', or one of embed, unembed"
+    told = r"is no site: write LAYER\.KIND .*attn, mlp, clt, mlp_out, resid, as in '3\.attn', or one of embed, unembed"
     with pytest.raises(ValueError, match=told) as caught:
         Site.parse(text)
     assert f"'{text}'" in str(caught.value)
@@ -32,7 +32,7 @@ def test_what_is_no_site_is_refused_with_an_example(text: str) -> None:
 
 def test_what_a_kind_replaces_reads_and_along_which_path(lm: LanguageModel) -> None:
     attn, mlp = Site(1, "attn"), Site(1, "mlp")
-    assert IN_LAYERS == ("attn", "mlp", "mlp_out", "resid")
+    assert IN_LAYERS == ("attn", "mlp", "clt", "mlp_out", "resid")
     assert set(KINDS) == {*IN_LAYERS, SOURCE.kind, SINK.kind, "hook"}
     assert (attn.module, mlp.module) == (Module(1, "attn"), Module(1, "mlp"))
     assert (attn.transcoder, mlp.transcoder) == (False, True)

@@ -8,15 +8,16 @@ from pydantic import AfterValidator, Field
 from scae.config.active import Neutral
 from scae.config.section import Layers, Positive, Section, Text, distinct
 
-LINEAR = ("attn", "mlp")
+LINEAR = ("attn", "mlp", "clt")
 """Kinds that the residual stream reaches along a linear path, as the dense and the pruned pass need it."""
 
 
 class Sites(Section):
     layers: Layers
     stride: Annotated[Positive, Neutral(1)] = Field(description="every so many of these layers, from the first")
-    kinds: Annotated[list[Literal["attn", "mlp", "mlp_out", "resid"]], AfterValidator(distinct)] = Field(
-        description="attn, mlp_out, resid: autoencoders of what is there; mlp: transcoders"
+    kinds: Annotated[list[Literal["attn", "mlp", "clt", "mlp_out", "resid"]], AfterValidator(distinct)] = Field(
+        description="attn, mlp_out, resid: autoencoders of what is there; mlp: transcoders; clt: those that write to "
+        "every later MLP as well"
     )
     hook: Annotated[Text | None, Neutral(None)] = Field(
         examples=["blocks.9.hook_resid_post"], description="one activation by the name that TransformerLens has for it"
@@ -31,8 +32,9 @@ class Sites(Section):
     def problems(self, key: str) -> Iterator[str]:
         if not self.kinds and self.hook is None:
             yield f"{key}.kinds=[] and {key}.hook=null: no site; needed: one of them"
-        if {"mlp", "mlp_out"} <= set(self.kinds):
-            yield f"{key}.kinds={self.kinds}: mlp and mlp_out both replace what the MLP writes; allowed: one of them"
+        of_mlps = [kind for kind in self.kinds if kind in ("mlp", "clt", "mlp_out")]
+        if len(of_mlps) > 1:
+            yield f"{key}.kinds={self.kinds}: {' and '.join(of_mlps)} replace the same MLP; allowed: one of them"
         if self.hook is not None and "hook_" not in self.hook:
             yield f"{key}.hook={self.hook}: no name of an activation; needed: one such as blocks.9.hook_resid_post"
         for end in ("embed", "unembed"):

@@ -154,6 +154,7 @@ class _Collector:
         self.live = trace.live.flatten()
         self.codes: dict[Site, SparseCode] = {}
         self.found: dict[str, dict[Site, Tensor]] = {}
+        self.carried: dict[Module, Stream] = {}  # what dictionaries of earlier layers write at a module, too
         self.outputs = dict(trace.outputs)  # a dictionary's takes the place of its module's when it has run
         if unseen := [str(site) for site in suite.sites if site.module not in trace.outputs]:
             raise ValueError(f"the trace is older than the suite: it does not hold what stands at {', '.join(unseen)}")
@@ -167,8 +168,13 @@ class _Collector:
         self.codes[site] = code
         for name, value in aux.items():
             self.found.setdefault(name, {})[site] = value
-        own = self.trace.outputs[site.module]
-        self.outputs[site.module] = torch.where(self.trace.live[..., None], self._shape(reconstruction), own)
+        wrote, own = self._shape(reconstruction), self.trace.outputs[site.module]
+        if site.module in self.carried:
+            wrote = wrote + self.carried.pop(site.module)
+        for layer, more in dictionary.beyond(code):
+            module = Module(layer, site.module.kind)
+            self.carried[module] = self.carried.get(module, 0) + self._shape(more)
+        self.outputs[site.module] = torch.where(self.trace.live[..., None], wrote, own)
         return self.outputs[site.module]
 
     def output(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from scae.config import AnySae
 from scae.dictionaries import Shape, create
 from scae.lm import LanguageModel, LinearPaths, Trace
-from scae.sites import Kind, Site, in_order
+from scae.sites import Kind, Site, further, in_order
 from scae.suite.assembly import Assembly, Mode
 from scae.suite.output import SuiteOutput
 from scae.suite.passes import dense, plain, pruned, spliced
@@ -27,12 +27,13 @@ class Suite(Assembly):
         cls, sae: AnySae, sites: Iterable[Site], lm: LanguageModel, *, ends: Collection[Site] = ()
     ) -> "Suite":
         """A new suite. Whether a dictionary is an autoencoder or a transcoder, its site says."""
-        dictionaries = {}
+        dictionaries, sites = {}, list(sites)
         for site in sites:
             if not site.module.writes:
                 lm.watch(site.module)
             width = lm.width(site.module)
-            dictionaries[site] = create(Shape(sae.size(width), width, width, site.transcoder), **sae.spec)
+            shape = Shape(sae.size(width), width, width, site.transcoder, further(site, sites))
+            dictionaries[site] = create(shape, **sae.spec)
         return cls(dictionaries, lm, ends=ends, auxk=sae.auxk)
 
     @contextmanager
