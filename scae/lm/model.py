@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from scae.core.typing import Float, Int, Live, Stream, Tensor
 from scae.lm.borders import hide_others
@@ -229,7 +230,14 @@ class LanguageModel:
         if documents is not None:
             hide = hide_others(documents)
             hooks = [(module.hook_scores, hide) for module in self.paths.modules if module.kind == "attn"] + hooks
-        self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, stop_at_layer=self.paths.n_layers)
+        final = "ln_final.hook_in"
+        hooks = [*hooks, (final, _stop)] if final in self.bridge.hook_dict else hooks
+        self.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
+
+
+def _stop(value: Tensor, hook: Any) -> None:
+    """What comes behind is not needed: with a large vocabulary it costs more than the layers."""
+    raise StopAtLayerException(value)
 
 
 def _keep(kept: dict[str, Tensor], name: str) -> Callable[..., None]:
