@@ -166,3 +166,5 @@ ARMS: tuple[Arm, ...] = (
 )
 RESULT = next(arm for arm in ARMS if arm.key == "pruned")
 """The arm that an experiment is about."""
+UNPRUNED_RESULT = next(arm for arm in ARMS if arm.key == "spliced")
+"""The same of an experiment whose suite is not pruned."""
