@@ -9,6 +9,7 @@ from scae.config.data import AnyData
 from scae.config.errors import cannot_run, explain
 from scae.config.model import TinyModel
 from scae.config.rules import problems_of
+from scae.config.training import Training
 from scae.config.whole import Config
 
 
@@ -20,7 +21,13 @@ def parse(values: Mapping[str, Any]) -> Config:
         raise cannot_run(explain(error, values, Config)) from None
     if problems := list(problems_of(config)):
         raise cannot_run(problems)
-    return config.model_copy(update={"data": _settled(config)})
+    stages = {name: _with_optimizer(getattr(config, name), config) for name in ("pretrain", "finetune")}
+    return config.model_copy(update={"data": _settled(config)} | stages)
+
+
+def _with_optimizer(training: Training, config: Config) -> Training:
+    """A stage with the optimiser that it is trained by, wherever the user has said so."""
+    return training.model_copy(update={"optimizer": training.optimizer or config.optimizer})
 
 
 def _settled(config: Config) -> AnyData:

@@ -36,6 +36,9 @@ def shape_problems(config: Config, *, d_model: int, n_layers: int) -> Iterator[s
     for key, layers in _layer_lists(config):
         if any(layer >= n_layers for layer in layers):
             yield f"{key}={layers}: the model has {n_layers} layers; allowed: 0 to {n_layers - 1}"
+    sites = config.sites.names(n_layers)
+    yield from config.pretrain.site_problems("pretrain", sites)
+    yield from config.finetune.site_problems("finetune", sites)
     yield from _memory_problems(config, d_model, n_layers)
 
 

@@ -17,3 +17,8 @@ class Sites(Section):
     unembed: Annotated[bool, Neutral(False)] = Field(
         description="whether logits read features along connections only; false: from all of them"
     )
+
+    def names(self, n_layers: int) -> list[str]:
+        """The sites of a model of so many layers, as a user writes them."""
+        layers = range(n_layers) if self.layers == "all" else self.layers
+        return [f"{layer}.{kind}" for layer in layers for kind in self.kinds]
