@@ -53,7 +53,14 @@ def trained(suite: Any, windows: TokenWindows, folder: Path, term: Any, *, accum
 def both(gpt2: LanguageModel, make_suite: Make, windows: TokenWindows, folder: Path, activation: str, term: Any) -> Any:
     """After as many optimiser steps on the same windows: the batch in halves, and whole."""
     return (
-        trained(make_suite(gpt2, activation=activation), windows, folder / name, term, accumulate=of, batch=8 // of)
+        trained(
+            make_suite(gpt2, activation=activation, n_features=24),
+            windows,
+            folder / name,
+            term,
+            accumulate=of,
+            batch=8 // of,
+        )
         for name, of in (("halves", 2), ("whole", 1))
     )
 
@@ -64,8 +71,11 @@ def test_a_batch_in_halves_is_the_whole_batch(
 ) -> None:
     activation = "relu" if loss == "sparsity" else "topk"
     halves, whole = both(gpt2, make_suite, windows, tmp_path, activation, MEANS[loss])
-    start = state(make_suite(gpt2, activation=activation))
+    start = state(make_suite(gpt2, activation=activation, n_features=24))
     for name, value in whole.items():
+        if name.endswith("tokens_since_fired"):  # clocks tick once a micro-step, of 4 windows of 9 text tokens
+            assert int((halves[name] - value).abs().max()) <= 36
+            continue
         torch.testing.assert_close(halves[name], value, rtol=1e-8, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
     assert not torch.equal(whole["dictionaries.0_attn.encoder.W"], start["dictionaries.0_attn.encoder.W"])
     assert int(whole["dictionaries.0_attn.tokens_since_fired"].max()) > 0
