@@ -7,7 +7,7 @@ import torch
 from benchmarks.dense_reference import dense_masks, dense_pass, sum_of_fvu
 from benchmarks.step import LR, Step
 from benchmarks.synthetic import Sizes, SyntheticModel, connect, make_suite
-from scae.config import Training
+from scae.config import AdamOptimizer, Training
 from scae.objectives import Objective
 from scae.objectives.terms import Recon
 from scae.suite import Mode, Suite
@@ -57,6 +57,20 @@ def _suite(sizes: dict, connections: str, device: str) -> Suite:
 
 def _optimizer(suite: Suite) -> torch.optim.Optimizer:
     """The one that training uses."""
-    config = Training(steps=1000, batch_size=1, lr=LR, lr_width=None, warmup=0.0, decay=0.0, unit_norm=False)
+    config = Training(
+        steps=1000,
+        batch_size=1,
+        lr=LR,
+        lr_width=None,
+        lr_features=None,
+        lr_sites=None,
+        warmup=0.0,
+        decay=0.0,
+        decay_shape="linear",
+        decay_to=0.0,
+        stagger=None,
+        optimizer=AdamOptimizer(kind="adam", lr_factor=1.0, beta1=0.9, beta2=0.999, eps=1e-8),
+        unit_norm=False,
+    )
     module = SuiteTraining(suite, Objective([]), config, mode="pruned", clip=None, identity={})
     return module.configure_optimizers()["optimizer"]

@@ -233,3 +233,22 @@ def ragged() -> Callable[..., Any]:
         return Connections(layout, inputs)
 
     return make
+
+
+def neutral_training(**values: Any) -> Any:
+    """A training of which only these keys are not neutral; for scripts, which load this file."""
+    from scae.config import AdamOptimizer, Training
+
+    neutral: dict[str, Any] = {
+        "lr_width": None,
+        "lr_features": None,
+        "lr_sites": None,
+        "warmup": 0.0,
+        "decay": 0.0,
+        "decay_shape": "linear",
+        "decay_to": 0.0,
+        "stagger": None,
+        "optimizer": AdamOptimizer(kind="adam", lr_factor=1.0, beta1=0.9, beta2=0.999, eps=1e-8),
+        "unit_norm": True,
+    }
+    return Training(**(neutral | values))

@@ -113,6 +113,22 @@ def _seconds(action: Callable[[], object]) -> float:
         ("finetune.warmup=0.9", ["finetune.warmup=0.9 and finetune.decay=0.3"]),
         ("trainer.devices=3", ["pretrain.batch_size=16", "trainer.devices=3", "finetune.batch_size=8"]),
         ("model.warmup=0.6", ["model.warmup=0.6 and model.decay=0.5", "at most 1"]),
+        ("pretrain.lr_sites={0.atn: 0.5}", ["pretrain.lr_sites: no site is called 0.atn", "did you mean `0.attn`?"]),
+        ("pretrain.lr_sites={9.mlp: 0.5}", ["no site is called 9.mlp; there are 0.attn, 0.mlp, 1.attn"]),
+        ("finetune.lr_sites={0.attn: 0}", ["finetune.lr_sites.0.attn=0", "more than 0"]),
+        (
+            "pretrain.stagger=100",
+            ["pretrain.stagger=100: the last of 8 sites", "step 700 of pretrain.steps=600", "most 85"],
+        ),
+        (
+            "pretrain.decay_shape=constant",
+            ["pretrain.decay_shape=constant and pretrain.decay_to=0.0", "pretrain.decay=0"],
+        ),
+        ("finetune.decay_shape=cosin", ["'linear', 'cosine' or 'constant'", "did you mean `cosine`?"]),
+        ("optimizer.kind=moun", ["optimizer.kind='moun'", "'adam', 'muon', 'signum'", "did you mean `muon`?"]),
+        ("optimizer.kind=muon", ["optimizer.momentum: missing", "optimizer.kind=muon"]),
+        ("pretrain.optimizer=muon", ["pretrain.optimizer='muon'", "GROUP@pretrain.optimizer=muon"]),
+        ("optimizer.beta1=1", ["optimizer.beta1=1", "less than 1"]),
         ("model.beta2=1", ["model.beta2=1", "less than 1"]),
         ("pretrain.start.furthest=1", ["pretrain.start.furthest=1", "less than 1"]),
         ("data.max_tokens=5", ["data.max_tokens=5", "data.context=128"]),
@@ -187,6 +203,21 @@ def test_what_needs_no_measurement_is_settled(
     data = parse(composed(*overrides)).data
     assert data.separator == separator
     assert data.attend_across == attend_across
+
+
+def test_an_optimiser_that_is_not_installed_is_refused(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for group in ("optimizer", "optimizer@finetune.optimizer"):
+        told = refusal(composed, f"{group}=schedulefree")
+        assert f"{group.rpartition('@')[2]}.kind=schedulefree: schedulefree is not installed" in told
+        assert "pip install -e '.[schedulefree]'" in told
+
+
+def test_both_stages_have_the_optimiser_of_the_group_where_they_have_none_of_their_own(composed: Composed) -> None:
+    config = parse(composed("optimizer=muon", "optimizer.momentum=0.8", "optimizer@finetune.optimizer=signum"))
+    assert config.pretrain.optimizer == config.optimizer
+    assert config.pretrain.optimizer.momentum == 0.8
+    assert config.finetune.optimizer.kind == "signum"
 
 
 @pytest.mark.parametrize("key", ["sae.features", "sae.expansion"])

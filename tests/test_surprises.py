@@ -91,7 +91,7 @@ def fitting(key: str) -> list[str]:
     *parents, name = key.split(".")
     for part in parents:
         fields = [one.model_fields[part] for one in section if part in one.model_fields]
-        section = [b for field in fields for b in branches(field.annotation)]
+        section = [b for field in fields for b in branches(field.annotation) if b is not type(None)]
     for one in section:
         if name in one.model_fields:
             field = one.model_fields[name]

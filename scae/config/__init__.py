@@ -12,6 +12,13 @@ from scae.config.evaluation import Evaluation
 from scae.config.logger import Logger
 from scae.config.loss import Loss
 from scae.config.model import HubModel, LocalModel, TinyModel
+from scae.config.optimizer import (
+    AdamOptimizer,
+    AnyOptimizer,
+    MuonOptimizer,
+    ScheduleFreeOptimizer,
+    SignumOptimizer,
+)
 from scae.config.parsing import parse, settled
 from scae.config.pruning import unprunable
 from scae.config.rules import shape_problems
@@ -23,6 +30,8 @@ from scae.config.whole import STAGES, Config, Stage
 
 __all__ = [
     "STAGES",
+    "AdamOptimizer",
+    "AnyOptimizer",
     "AnySae",
     "AuxK",
     "BatchTopKSae",
@@ -37,10 +46,13 @@ __all__ = [
     "LocalModel",
     "Logger",
     "Loss",
+    "MuonOptimizer",
     "Pretrain",
     "Regrow",
     "Sae",
+    "ScheduleFreeOptimizer",
     "Separator",
+    "SignumOptimizer",
     "Sites",
     "Stage",
     "StdlibData",

@@ -37,6 +37,9 @@ def shape_problems(config: Config, *, d_model: int, n_layers: int) -> Iterator[s
     for key, layers in _layer_lists(config):
         if any(layer >= n_layers for layer in layers):
             yield f"{key}={layers}: the model has {n_layers} layers; allowed: 0 to {n_layers - 1}"
+    sites = config.sites.names(n_layers)
+    yield from config.pretrain.site_problems("pretrain", sites)
+    yield from config.finetune.site_problems("finetune", sites)
     yield from _memory_problems(config, d_model, n_layers)
 
 
@@ -52,10 +55,9 @@ def _layer_lists(config: Config) -> Iterator[tuple[str, list[int]]]:
 
 def _memory_problems(config: Config, d_model: int, n_layers: int) -> Iterator[str]:
     """A suite that this machine cannot hold while it trains, whatever else needs memory."""
-    sae, layers = config.sae, config.sites.layers
+    sae = config.sae
     key, found = ("sae.features", sae.features) if sae.features is not None else ("sae.expansion", sae.expansion or 0)
-    chosen = range(n_layers) if layers == "all" else layers
-    n_sites = len(config.sites.kinds) * len(chosen[:: config.sites.stride]) + (config.sites.hook is not None)
+    n_sites = len(config.sites.names(n_layers))
     needed = n_sites * sae.size(d_model) * d_model * BYTES_A_WEIGHT
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:

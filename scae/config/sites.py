@@ -29,6 +29,12 @@ class Sites(Section):
         description="whether logits read features along connections only; false: from all of them"
     )
 
+    def names(self, n_layers: int) -> list[str]:
+        """The sites of a model of so many layers, as a user writes them."""
+        layers = range(n_layers) if self.layers == "all" else self.layers
+        named = [f"{layer}.{kind}" for layer in layers[:: self.stride] for kind in self.kinds]
+        return named if self.hook is None else [*named, self.hook]
+
     def problems(self, key: str) -> Iterator[str]:
         if not self.kinds and self.hook is None:
             yield f"{key}.kinds=[] and {key}.hook=null: no site; needed: one of them"

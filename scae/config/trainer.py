@@ -21,7 +21,10 @@ class TrainerConfig(Section):
         description="ddp starts each process by the command itself; a GPU cannot be used in a forked one"
     )
     precision: Literal["32-true", "bf16-mixed"]
-    accumulate: Annotated[Positive, Neutral(1)] = Field(description="micro-steps an optimiser step")
+    accumulate: Annotated[Positive, Neutral(1)] = Field(
+        description="micro-steps an optimiser step, whose losses, each a mean over its own text tokens, are averaged; "
+        "BatchTopK cuts each by itself"
+    )
     clip: Annotated[Rate | None, Neutral(None)] = Field(
         description="largest gradient norm of each dictionary; null: no clipping"
     )

@@ -6,8 +6,10 @@ from typing import Annotated
 from pydantic import Field
 
 from scae.config.active import SWITCH, Neutral
+from scae.config.errors import nearest
 from scae.config.loss import Loss
-from scae.config.schedule import Decay, Warmup, schedule_problems
+from scae.config.optimizer import AdamOptimizer, MuonOptimizer, ScheduleFreeOptimizer, SignumOptimizer
+from scae.config.schedule import Decay, DecayShape, DecayTo, Warmup, decay_problems, schedule_problems
 from scae.config.section import Fraction, FromZero, Positive, Rate, Section
 
 
@@ -20,21 +22,64 @@ class Training(Section):
     lr_width: Annotated[Positive | None, Neutral(None)] = Field(
         description="the d_model that lr is meant for: the rate is lr x lr_width / d_model; null: lr for every model"
     )
+    lr_features: Annotated[Positive | None, Neutral(None)] = Field(
+        description="the number of features that lr is meant for: the rate is lr x sqrt(lr_features / features); null: "
+        "lr for every number of them"
+    )
+    lr_sites: Annotated[dict[str, Rate] | None, Neutral(None)] = Field(
+        description="by site, what its rate is multiplied by, as {0.attn: 0.5}; null: nowhere by anything"
+    )
     warmup: Warmup
     decay: Decay
+    decay_shape: DecayShape
+    decay_to: DecayTo
+    stagger: Annotated[Positive | None, Neutral(None)] = Field(
+        description="steps by which each site begins to learn later than the one before it; null: all at once"
+    )
+    optimizer: Annotated[
+        AdamOptimizer | MuonOptimizer | SignumOptimizer | ScheduleFreeOptimizer | None,
+        Field(discriminator="kind"),
+        Neutral(None),
+    ] = Field(description="null: the one of the group `optimizer`")
     unit_norm: bool = Field(description="keep decoder rows at norm 1, projecting their gradients")
 
-    def rate(self, d_model: int) -> float:
-        """The learning rate where a dictionary reads `d_model` numbers.
+    def rate(self, site: str, *, d_model: int, n_features: int) -> float:
+        """The learning rate of a site whose dictionary reads `d_model` numbers.
 
         In the unit of a site each of them is about 1, and Adam moves every weight by about the rate, so one step moves
         a pre-activation by up to rate x d_model: far from where it was in training, at a width that was not thought of
         (Yang et al. 2022, "Tensor Programs V", table 3: Adam's rate goes with 1 / fan-in).
+
+        With the number of features it goes as in EleutherAI's sparsify, with 1 / its root, which is 1 at 2^14 there.
         """
-        return self.lr if self.lr_width is None else self.lr * self.lr_width / d_model
+        rate = self.lr if self.lr_width is None else self.lr * self.lr_width / d_model
+        if self.lr_features is not None:
+            rate *= (self.lr_features / n_features) ** 0.5
+        return rate * (self.lr_sites or {}).get(site, 1.0)
+
+    def begins(self, number: int) -> int:
+        """The step at which site `number` of the suite, in the order of the model, begins to learn."""
+        return number * (self.stagger or 0)
 
     def problems(self, key: str) -> Iterator[str]:
         yield from schedule_problems(key, self.warmup, self.decay)
+        yield from decay_problems(key, self.decay, self.decay_shape, self.decay_to)
+        if self.optimizer is not None:
+            yield from self.optimizer.problems(f"{key}.optimizer")
+
+    def site_problems(self, key: str, sites: list[str]) -> Iterator[str]:
+        """What does not fit a suite of these sites."""
+        for name in self.lr_sites or {}:
+            if name not in sites:
+                yield f"{key}.lr_sites: no site is called {name}; there are {', '.join(sites)}{nearest(name, sites)}"
+        last = self.begins(len(sites) - 1)
+        if last >= self.steps:
+            most = (self.steps - 1) // (len(sites) - 1)
+            allowed = f"at most {most} or null" if most else "null"
+            yield (
+                f"{key}.stagger={self.stagger}: the last of {len(sites)} sites would begin to learn at step {last} of "
+                f"{key}.steps={self.steps}; allowed: {allowed}"
+            )
 
 
 class Start(Section):

@@ -1,6 +1,7 @@
 """Training a suite: one Lightning module for pretraining and for finetuning, which differ in the pass they run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -13,13 +14,18 @@ from scae.core.processes import averaged
 from scae.core.schedule import trapezoid
 from scae.lm import Trace
 from scae.objectives import LossOutput, Objective
+from scae.sites import Site
 from scae.suite import Mode, Suite, SuiteOutput, thresholds
+from scae.training.optimizers import Group, create
 
 
 class SuiteTraining(lightning.LightningModule):
     """Runs `mode` on every batch and lowers the objective.
 
     Every dictionary is clipped on its own (`clip`): a site whose gradient explodes must not silence the others.
+
+    Where sites begin one after the other (`stagger`), one that waits runs in every pass as it is: its weights stay to
+    the bit, its features do not grow dead; its thresholds learn, and its connections move where others' do.
     """
 
     def __init__(
@@ -80,9 +86,15 @@ class SuiteTraining(lightning.LightningModule):
     def _count_firing(self, out: SuiteOutput) -> None:
         """Advance the clocks of dead features, over the tokens of all devices."""
         n_live = self.trainer.strategy.reduce(out.live.sum(), reduce_op="sum")
+        learning = self._learning(self.global_step)
         for site, code in out.codes.items():
             fired = self.trainer.strategy.reduce(code.fired().to(torch.int32), reduce_op="sum") > 0
-            self.suite[site].count_firing(fired, int(n_live))
+            if site in learning:
+                self.suite[site].count_firing(fired, int(n_live))
+
+    def _learning(self, step: int) -> list[Site]:
+        """The sites that have begun to learn."""
+        return [site for number, site in enumerate(self.suite.sites) if step >= self.config.begins(number)]
 
     def _log_dead(self) -> None:
         auxk, every = self.suite.auxk, self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
@@ -91,14 +103,39 @@ class SuiteTraining(lightning.LightningModule):
             self.log("train/dead", torch.cat(dead).float().mean())
 
     def configure_optimizers(self) -> Any:
-        rate = self.config.rate(self.suite.lm.paths.d_model)
-        optimizer = torch.optim.Adam(self.suite.parameters(), lr=rate, fused=True)
-        factor = partial(trapezoid, steps=self.config.steps, warmup=self.config.warmup, decay=self.config.decay)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        config = self.config
+        assert config.optimizer is not None, "the configuration was not parsed"
+        self.learner = create(config.optimizer, self._groups(config.optimizer.lr_factor))
+        optimizer = self.learner.optimizer
+        factor = partial(
+            trapezoid,
+            steps=config.steps,
+            warmup=config.warmup,
+            decay=config.decay,
+            shape=config.decay_shape,
+            to=config.decay_to,
+        )
+        factors: list[Callable[[int], float]] = [
+            partial(factor, start=group["start"]) for group in optimizer.param_groups
+        ]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
+
+    def _groups(self, lr_factor: float) -> list[Group]:
+        """The parameters of the sites, those of one rate and start together."""
+        groups: dict[tuple[float, int], Group] = {}
+        d_model = self.suite.lm.paths.d_model
+        for number, site in enumerate(self.suite.sites):
+            rate = self.config.rate(str(site), d_model=d_model, n_features=self.suite[site].n_features)
+            alike = rate * lr_factor, self.config.begins(number)
+            groups.setdefault(alike, Group([], *alike)).parameters.extend(self.suite[site].parameters())
+        return list(groups.values())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.config.unit_norm:
-            for site in self.suite.sites:
+        learning = self._learning(self.global_step)
+        for site in self.suite.sites:
+            if site not in learning:
+                self.suite[site].zero_grad()
+            elif self.config.unit_norm:
                 self.suite[site].decoder.project_gradient()
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
@@ -107,7 +144,17 @@ class SuiteTraining(lightning.LightningModule):
                 torch.nn.utils.clip_grad_norm_(self.suite[site].parameters(), self.clip)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        learning = self._learning(self.global_step)
         super().optimizer_step(*args, **kwargs)
         if self.config.unit_norm:
-            for site in self.suite.sites:
-                self.suite[site].decoder.normalise()
+            for site in learning:
+                decoder = self.suite[site].decoder
+                self.learner.retract(decoder, decoder.normalise)
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """Inside the block the suite has the weights that would be stored if training ended here."""
+        return self.learner.evaluated()
+
+    def on_fit_end(self) -> None:
+        """Also where a fit resumes from its last step."""
+        self.learner.finish()

@@ -49,25 +49,26 @@ class Regrowth(lightning.Callback):
         self.last = config.until * steps
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
         within_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches
         if within_a_step or self.config.every is None or step % self.config.every or step >= self.last:
             return
         before = self.suite.connections
-        after = regrown(
-            self.suite,
-            measure(
+        with pl_module.evaluated():
+            after = regrown(
                 self.suite,
-                self.objective,
-                partial(self._latest, trainer, pl_module, batch_idx),
-                megabytes=self.chunk_mb,
-            ),
-            share=self.config.share * (1 + math.cos(math.pi * step / self.last)) / 2,
-            chunk_mb=self.chunk_mb,
-            reduce=lambda value: trainer.strategy.reduce(value, reduce_op="sum"),
-        )
+                measure(
+                    self.suite,
+                    self.objective,
+                    partial(self._latest, trainer, pl_module, batch_idx),
+                    megabytes=self.chunk_mb,
+                ),
+                share=self.config.share * (1 + math.cos(math.pi * step / self.last)) / 2,
+                chunk_mb=self.chunk_mb,
+                reduce=lambda value: trainer.strategy.reduce(value, reduce_op="sum"),
+            )
         self.suite.connect(trainer.strategy.broadcast(after))  # rounding must not make two processes choose differently
         pl_module.log("train/regrown", moved_share(before, self.suite.connections))
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from test_fit import training
 
 from scae.artifacts.checkpoints import CHECKPOINT
-from scae.config import Logger, TinyModel, TrainerConfig, Training
+from scae.config import Logger, TinyModel, TrainerConfig
 from scae.core.failures import NonFiniteError
 from scae.data import TokenWindows, WindowModule
 from scae.lm import LanguageModel
@@ -61,7 +62,7 @@ def train(
 
 
 def suite_training(suite: Suite, *terms: Term, cls: type[SuiteTraining] = SuiteTraining) -> SuiteTraining:
-    config = Training(steps=STEPS, batch_size=BATCH, lr=0.01, lr_width=None, warmup=0.1, decay=0.3, unit_norm=True)
+    config = training(steps=STEPS, batch_size=BATCH, lr=0.01, warmup=0.1, decay=0.3)
     objective = Objective([Recon(weight=1.0, kind="fvu", knee=4.0), *terms])
     return cls(suite, objective, config, mode="pruned", clip=1.0, identity={"artifact": "pretrain-1"})
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scae.artifacts.checkpoints import CHECKPOINT, read_identity
-from scae.config import AuxK, Bound, ConfigError, Loss, TopKSae, TrainerConfig, Training
+from scae.config import AdamOptimizer, AuxK, Bound, ConfigError, Loss, TopKSae, TrainerConfig, Training
 from scae.config import Logger as LoggerConfig
 from scae.core.schedule import trapezoid
 from scae.data import TokenWindows, WindowModule
@@ -47,7 +47,13 @@ def training(**changes: Any) -> Training:
         "lr": 0.01,
         "warmup": 0.1,
         "decay": 0.3,
+        "decay_shape": "linear",
+        "decay_to": 0.0,
         "lr_width": None,
+        "lr_features": None,
+        "lr_sites": None,
+        "stagger": None,
+        "optimizer": AdamOptimizer(kind="adam", lr_factor=1.0, beta1=0.9, beta2=0.999, eps=1e-8),
         "unit_norm": True,
     }
     return Training(**(values | changes))

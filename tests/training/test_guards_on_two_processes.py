@@ -20,7 +20,7 @@ spec = importlib.util.spec_from_file_location("tiny_models", root / "tests" / "c
 tiny = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tiny)
 import torch
-from scae.config import Logger, TrainerConfig, Training
+from scae.config import Logger, TrainerConfig
 from scae.data import TokenWindows, WindowModule
 from scae.dictionaries import Shape, create
 from scae.core.failures import NonFiniteError
@@ -43,7 +43,7 @@ class Failing(Term):
 lm = tiny._build("gpt2").lm
 tokens = torch.randint(40, (30, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
 windows = TokenWindows(tokens=tokens, lengths=torch.full((30,), 10, dtype=torch.int32), bos=True)
-config = Training(steps=8, batch_size=8, lr=0.01, lr_width=None, warmup=0.1, decay=0.3, unit_norm=True)
+config = tiny.neutral_training(steps=8, batch_size=8, lr=0.01, warmup=0.1, decay=0.3)
 trainer = TrainerConfig(accelerator="cpu", devices=2, num_nodes=1, strategy="ddp", precision="32-true", accumulate=1,
                         clip=0.1, chunk_mb=32, checkpoint_minutes=1e-6, worst_share_warning=0.01, progress=False)
 torch.manual_seed(0)

@@ -20,7 +20,7 @@ spec = importlib.util.spec_from_file_location("tiny_models", root / "tests" / "c
 tiny = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tiny)
 import torch
-from scae.config import Logger, Regrow, TrainerConfig, Training
+from scae.config import Logger, Regrow, TrainerConfig
 from scae.data import TokenWindows, WindowModule
 from scae.objectives import Objective
 from scae.objectives.terms import Recon
@@ -31,7 +31,7 @@ tokens = torch.randint(40, (30, 10), generator=torch.Generator().manual_seed(1),
 windows = TokenWindows(tokens=tokens, lengths=torch.full((30,), 10, dtype=torch.int32), bos=True)
 suite = tiny.make_suite.__wrapped__()(lm, n_features=20)
 suite.connect(tiny.ragged.__wrapped__()(suite.layout))
-config = Training(steps=6, batch_size=8, lr=0.01, lr_width=None, warmup=0.1, decay=0.3, unit_norm=True)
+config = tiny.neutral_training(steps=6, batch_size=8, lr=0.01, warmup=0.1, decay=0.3)
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
                         checkpoint_minutes=60.0, progress=False, worst_share_warning=0.99)

@@ -24,7 +24,7 @@ tiny = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tiny)
 import torch
 
-from scae.config import AuxK, Logger, TrainerConfig, Training
+from scae.config import AuxK, Logger, TrainerConfig
 from scae.data import TokenWindows, WindowModule
 from scae.objectives import Objective
 from scae.objectives import terms
@@ -49,7 +49,7 @@ losses = {{
     "e2e": ("spliced", [fvu, block_mse, kl]),
     "all": ("pruned", [huber, block_mse, kl, ce, terms.Sparsity(weight=0.01), auxk]),
 }}
-config = Training(steps=4, batch_size=8, lr=0.01, lr_width=None, warmup=0.1, decay=0.3, unit_norm=True)
+config = tiny.neutral_training(steps=4, batch_size=8, lr=0.01, warmup=0.1, decay=0.3)
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
                         checkpoint_minutes=60.0, worst_share_warning=0.99, progress=False)

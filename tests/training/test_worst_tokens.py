@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from test_fit import training
 
-from scae.config import Logger, TrainerConfig, Training
+from scae.config import Logger, TrainerConfig
 from scae.data import TokenWindows, WindowModule
 from scae.lm import LanguageModel, Module
 from scae.objectives import Objective
@@ -69,7 +70,7 @@ def train(
 ) -> tuple[Counting, list[dict[str, str]]]:
     """Finetune; returns the objective and the rows of the log that hold a share."""
     objective = Counting([Recon(weight=1.0, kind="mse", knee=4.0), LogitKl(weight=1.0, temperature=1.0)])
-    config = Training(steps=STEPS, batch_size=BATCH, lr=1e-3, lr_width=None, warmup=0.1, decay=0.3, unit_norm=True)
+    config = training(steps=STEPS, batch_size=BATCH, lr=1e-3, warmup=0.1, decay=0.3)
     trainer: dict[str, Any] = {
         "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true",
         "accumulate": accumulate, "clip": 1.0, "chunk_mb": 32, "checkpoint_minutes": 60.0,
