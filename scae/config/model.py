@@ -63,7 +63,9 @@ class HubModel(Section):
 
     kind: Literal["hub"]
     name: Text = Field(examples=["EleutherAI/pythia-70m-deduped"])
-    revision: Annotated[str | None, Neutral(None)]
+    revision: Annotated[str | None, Neutral(None)] = Field(
+        examples=["step3000"], description="a branch, a tag or a commit of it; null: its newest"
+    )
     dtype: Literal["float32", "bfloat16"]
 
 
