@@ -171,6 +171,7 @@ ANYTHING = (None, True, False, 1, 2, 3, 300, 0.0, 0.25, 0.5, 1.0, 2.0, "all", [0
 WORDS = (
     *("contribution", "random", "none", "all", "joint", "per_site", "firing", "activation", "even", "by_score"),
     *("fvu", "mse", "huber", "float32", "bfloat16", "packed", "document", "auto", "bos", "eos"),
+    *("8bit", "4bit"),
     *("cpu", "cuda", "ddp", "32-true", "bf16-mixed"),
 )
 
