@@ -171,8 +171,15 @@ ANYTHING = (None, True, False, 1, 2, 3, 300, 0.0, 0.25, 0.5, 1.0, 2.0, "all", [0
 WORDS = (
     *("contribution", "random", "none", "all", "joint", "per_site", "firing", "activation", "even", "by_score"),
     *("fvu", "mse", "huber", "float32", "bfloat16", "packed", "document", "auto", "bos", "eos"),
+    *("8bit", "4bit"),
     *("cpu", "cuda", "ddp", "32-true", "bf16-mixed", "linear", "cosine", "constant"),
 )
+
+
+DISCRIMINATORS = tuple(
+    f"{section}.kind" for section in ("model", "sae", "data", "pretrain.optimizer", "finetune.optimizer")
+)
+"""With them, other keys come and go."""
 
 
 def leaves(values: dict[str, Any], parent: str = "") -> Iterator[str]:
@@ -203,7 +210,7 @@ def choices(kind: str, of: Of) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     plain = of(f"sae={kind}").model_dump()
     found: dict[str, list[Any]] = {}
     for key in leaves({section: plain[section] for section in COVERED}):
-        if key not in ("model.kind", "sae.kind", "data.kind", "data.path"):
+        if key not in ("data.path", *DISCRIMINATORS):
             tried = (checked(changed_in(plain, key, value)) for value in (*ANYTHING, *WORDS))
             taken = [functools.reduce(getattr, key.split("."), config) for config in tried if config is not None]
             distinct = {json.dumps(value): value for value in taken if value != "auto" or key != "data.separator"}

@@ -230,6 +230,23 @@ def test_a_suite_that_no_memory_holds_is_refused(composed: Composed, key: str) -
     parse(composed("sae.expansion=null", f"{key}={most}"))
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_quantised_models_need(composed: Composed, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    monkeypatch.setattr("scae.config.rules.has_bitsandbytes", lambda: installed)
+    model = ("model=hub", "model.name=a/b", "model.quantize=4bit")
+    told = refusal(composed, *model, "trainer.accelerator=cpu")
+    assert "model.quantize=4bit: quantised models run on a GPU, and trainer.accelerator=cpu; allowed: null" in told
+    assert ("needs the package bitsandbytes" in told) != installed
+    if installed:
+        assert parse(composed(*model)).model.quantize == "4bit"
+    else:
+        told = refusal(composed, *model)
+        assert told.endswith('model.quantize=4bit: needs the package bitsandbytes; pip install -e ".[gpu]"')
+    parse(composed(*model, "model.quantize=null", "trainer.accelerator=cpu"))
+    assert "'8bit' or '4bit' or null" in refusal(composed, *model, "model.quantize=4")
+    assert "model.quantize: no such key" in refusal(composed, "+model.quantize=4bit")
+
+
 def test_a_model_from_elsewhere_is_asked_for_its_shape_when_it_is_opened(
     composed: Composed, build_tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

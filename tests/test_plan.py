@@ -205,14 +205,18 @@ def test_the_version_of_a_stage_renames_it_and_what_follows(
     assert {one for one in STAGES if before[one] != after[one]} == downstream_of(stage)
 
 
-def test_a_local_model_is_known_by_its_content(of: Of, tmp_path: Path) -> None:
+def test_a_local_model_is_known_by_its_content(of: Of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scae.config.rules.has_bitsandbytes", lambda: True)
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_text("{}")
-    local = ("model=local", f"model.path={tmp_path}", "data.separator=none")
+    local = ("model=local", f"model.path={tmp_path}", "data.separator=none", "trainer.accelerator=auto")
     config = of(*local)
     assert Plan(config).model is None
     before = names(config)
-    assert names(of(*local, "model.dtype=bfloat16"))["pretrain"] != before["pretrain"]
+    rounded = [
+        names(of(*local, f"model.{key}"))["pretrain"] for key in ("dtype=bfloat16", "quantize=8bit", "quantize=4bit")
+    ]
+    assert len({before["pretrain"], *rounded}) == 4
     (tmp_path / "config.json").write_text('{"changed": 1}')
     assert names(config)["pretrain"] != before["pretrain"]
 

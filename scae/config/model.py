@@ -1,5 +1,6 @@
 """`model`: the language model that gets a suite, trained here (tiny), from a folder (local) or by its name (hub)."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,17 @@ from pydantic import Field
 from scae.config.active import BY_CONTENT, Neutral
 from scae.config.schedule import Decay, Warmup, schedule_problems
 from scae.config.section import FromZero, Positive, Rate, Section, Text, Weight
+
+BITSANDBYTES = 'needs the package bitsandbytes; pip install -e ".[gpu]"'
+Quantize = Annotated[
+    Literal["8bit", "4bit"] | None,
+    Neutral(None),
+    Field(description="weights of the layers in 8 or 4 bits (bitsandbytes), on a GPU; null: in dtype"),
+]
+
+
+def has_bitsandbytes() -> bool:
+    return importlib.util.find_spec("bitsandbytes") is not None
 
 
 class TinyModel(Section):
@@ -50,6 +62,7 @@ class LocalModel(Section):
         examples=["models/pythia-70m"], description="a folder with config.json and tokenizer.json"
     )
     dtype: Literal["float32", "bfloat16"]
+    quantize: Quantize
 
     def problems(self, key: str) -> Iterator[str]:
         for name in ("config.json", "tokenizer.json"):
@@ -63,8 +76,11 @@ class HubModel(Section):
 
     kind: Literal["hub"]
     name: Text = Field(examples=["EleutherAI/pythia-70m-deduped"])
-    revision: Annotated[str | None, Neutral(None)]
+    revision: Annotated[str | None, Neutral(None)] = Field(
+        examples=["step3000"], description="a branch, a tag or a commit of it; null: its newest"
+    )
     dtype: Literal["float32", "bfloat16"]
+    quantize: Quantize
 
 
 AnyModel = Annotated[TinyModel | LocalModel | HubModel, Field(discriminator="kind")]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scae.config.errors import null, shortened
-from scae.config.model import TinyModel
+from scae.config.model import BITSANDBYTES, TinyModel, has_bitsandbytes
 from scae.config.pruning import all_stages, pruning_problems
 from scae.config.section import Section
 from scae.config.whole import Config
@@ -20,6 +20,7 @@ def problems_of(config: Config) -> Iterator[str]:
             yield from section.problems(key)
     if isinstance(config.model, TinyModel):  # other models say what they are when they are opened
         yield from shape_problems(config, d_model=config.model.d_model, n_layers=config.model.n_layers)
+    yield from _quantize_problems(config)
     yield from _batch_problems(config)
     yield from _stage_problems(config)
     yield from _missing_files(config)
@@ -66,6 +67,16 @@ def _memory_problems(config: Config, d_model: int, n_layers: int) -> Iterator[st
             f"{sae.size(d_model):,} features take {needed / 1e9:,.0f} GB to train, this machine has "
             f"{memory / 1e9:,.0f} GB; allowed: at most {memory * found // needed}"
         )
+
+
+def _quantize_problems(config: Config) -> Iterator[str]:
+    quantize = None if isinstance(config.model, TinyModel) else config.model.quantize
+    if quantize is None:
+        return
+    if config.trainer.accelerator == "cpu":
+        yield f"model.quantize={quantize}: quantised models run on a GPU, and trainer.accelerator=cpu; allowed: null"
+    if not has_bitsandbytes():
+        yield f"model.quantize={quantize}: {BITSANDBYTES}"
 
 
 def _batch_problems(config: Config) -> Iterator[str]:

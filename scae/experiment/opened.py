@@ -69,7 +69,13 @@ class Run:
     def lm(self) -> LanguageModel:
         model = self._note["model"]
         name = model["name"] if "name" in model else self._there(self.folder / model["path"], "its language model")
-        return open_model(name, dtype=model["dtype"], prepend_bos=model["prepend_bos"], revision=model["revision"])
+        return open_model(
+            name,
+            dtype=model["dtype"],
+            prepend_bos=model["prepend_bos"],
+            revision=model["revision"],
+            quantize=model.get("quantize"),
+        )
 
     @cached_property
     def suite(self) -> Suite:

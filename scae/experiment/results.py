@@ -51,11 +51,11 @@ def describe_run(plan: Plan, output: Path) -> dict[str, Any]:
     model = plan.config.model
     if isinstance(model, TinyModel):
         assert plan.model is not None
-        source: dict[str, Any] = {"path": relative(plan.model.folder), "revision": None}
+        source: dict[str, Any] = {"path": relative(plan.model.folder), "revision": None, "quantize": None}
     elif model.kind == "local":
-        source = {"path": relative(Path(model.path)), "revision": None}
+        source = {"path": relative(Path(model.path)), "revision": None, "quantize": model.quantize}
     else:
-        source = {"name": model.name, "revision": model.revision}
+        source = {"name": model.name, "revision": model.revision, "quantize": model.quantize}
     noted = [(row.name, row.pieces(plan)) for row in needed_for(plan.config.stages) if row.noted]
     places = {name: pieces[0].artifact.folder for name, pieces in noted if pieces}
     data = plan.config.data

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 
 from scae.config import Config, ConfigError, Evaluation, LocalModel, TinyModel, shape_problems
 from scae.config.errors import cannot_run
+from scae.config.model import AnyModel
 from scae.connections import Connections
 from scae.core.failures import ArtifactError
 from scae.data import Batch, TokenWindows, WindowModule, heldout_batches, train_and_heldout
@@ -35,13 +37,8 @@ class Workshop:
     @cached_property
     def lm(self) -> LanguageModel:
         model, data = self.config.model, self.config.data
-        name: str | Path
-        if isinstance(model, TinyModel):
-            assert self.plan.model is not None
-            name, revision = self.plan.model.folder, None
-        else:
-            name, revision = (Path(model.path), None) if isinstance(model, LocalModel) else (model.name, model.revision)
-        lm = open_model(name, dtype=model.dtype, prepend_bos=data.prepend_bos, revision=revision)
+        name, more = self._source(model)
+        lm = open_model(name, dtype=model.dtype, prepend_bos=data.prepend_bos, device=self.device, **more)
         problems = list(shape_problems(self.config, d_model=lm.paths.d_model, n_layers=lm.paths.n_layers))
         if problems:
             raise cannot_run(problems)
@@ -50,6 +47,15 @@ class Workshop:
         if not data.attend_across:
             check_borders(lm)
         return lm.to(self.device)
+
+    def _source(self, model: AnyModel) -> tuple[str | Path, dict[str, Any]]:
+        """Where the model is, and what else of its section decides how it is opened."""
+        if isinstance(model, TinyModel):
+            assert self.plan.model is not None
+            return self.plan.model.folder, {}
+        if isinstance(model, LocalModel):
+            return Path(model.path), {"quantize": model.quantize}
+        return model.name, {"revision": model.revision, "quantize": model.quantize}
 
     @cached_property
     def windows(self) -> tuple[TokenWindows, TokenWindows]:

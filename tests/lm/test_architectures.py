@@ -4,6 +4,7 @@ The table in README.md says the same; a test here compares them.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,6 @@ import torch
 import torch.nn.functional as F
 
 from scae.core.typing import Tensor
-from scae.data import train_tokenizer
 from scae.lm import LanguageModel, Module, UnsupportedModelError, open_model
 from scae.lm.paths import Attention, Direct
 
@@ -108,27 +108,12 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
 }
 
 
-def build(folder: Path, config: str, network: str, sizes: dict[str, Any]) -> Any:
-    """A random model that says something of its tokens, with norms and biases that no fold may forget; saved."""
-    import transformers as tr
-
-    torch.manual_seed(0)
-    model = getattr(tr, network)(getattr(tr, config)(**sizes)).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and "A_log" not in name:
-                parameter.mul_(10)
-            elif parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    train_tokenizer(["one two three"], 260).save_pretrained(folder)
-    return model
-
-
 @pytest.fixture(scope="module", params=OPENED)
-def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def opened(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, save_random: Callable[..., Any]
+) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("model")
-    hf = build(folder, *OPENED[request.param])
+    hf = save_random(folder, *OPENED[request.param])
     return SimpleNamespace(hf=hf, lm=open_model(folder, dtype="float32", prepend_bos="auto"))
 
 
@@ -195,9 +180,11 @@ def test_virtual_weights_are_the_linear_path_of_one_row(opened: SimpleNamespace,
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_opened_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
+def test_what_cannot_be_opened_is_refused_with_the_reason(
+    name: str, tmp_path: Path, save_random: Callable[..., Any]
+) -> None:
     *how, reason = REFUSED[name]
-    build(tmp_path, *how)
+    save_random(tmp_path, *how)
     with pytest.raises(UnsupportedModelError, match=f"^model {tmp_path}: .*{reason}") as refused:
         open_model(tmp_path, dtype="float32", prepend_bos="auto")
     assert "\n" not in str(refused.value)

@@ -99,3 +99,14 @@ def test_code_of_others_is_not_run(folder: Path) -> None:
     configure(folder, model_type="other", auto_map={"AutoConfig": "modeling.Config"})
     assert "cannot be loaded" in told(folder)
     assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("stored", ["config.json", "tokenizer_config.json"])
+def test_code_beside_a_known_model_is_not_run(folder: Path, stored: str) -> None:
+    """transformers has its own for these, and that is what runs."""
+    (folder / "modeling.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    path = folder / stored
+    auto_map = {"AutoConfig": "modeling.A", "AutoModelForCausalLM": "modeling.B", "AutoTokenizer": ["modeling.C", None]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": auto_map}))
+    assert open_model(folder, dtype="float32", prepend_bos="auto").paths.n_layers == 2
+    assert not (folder / "ran").exists()
