@@ -69,10 +69,10 @@ def write_run(run_dir: Path) -> Path:
     blocks += ["## The arms", "\n".join(f"- **{arm.label}**: {arm.meaning}." for arm in present(job.metrics))]
     if drawn:
         blocks += ["## FVU by site", f"![FVU by site and arm]({drawn.name})"]
-    blocks += _training(job)
     connectivity = connectivity_sections(job.metrics)
     if connectivity:
         blocks += ["## Connections", *connectivity]
+    blocks += _training(job)
     costs = _costs(job)
     if costs:
         blocks += ["## Time and tokens", costs]
