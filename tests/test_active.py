@@ -44,6 +44,9 @@ COVERED = {
         ("pretrain.loss.block_mse.layers=[0]", "pretrain.loss.block_mse.weight=0", "pretrain.loss.block_mse.weight=1"),
         ("sae.bound.tokens=3", "sae.bound.margin=null", "sae.bound.margin=1"),
         ("finetune.regrow.share=0.5", "finetune.regrow.every=null", "finetune.regrow.every=5"),
+        ("pretrain.validation.tokens=99", "pretrain.validation.every=null", "pretrain.validation.every=5"),
+        ("finetune.validation.metric=fvu_max", "finetune.validation.every=null", "finetune.validation.every=5"),
+        ("finetune.validation.min_delta=2", "finetune.validation.every=null", "finetune.validation.every=5"),
         ("connectivity.spread=2", "connectivity.budget=even", "connectivity.budget=by_score"),
         ("connectivity.spread=2", "connectivity.scope=per_site", "connectivity.scope=joint"),
         ("connectivity.budget=even", "connectivity.scope=per_site", "connectivity.scope=joint"),
@@ -162,6 +165,7 @@ def test_what_is_in_no_name() -> None:
         *("Connectivity.chunk_mb", "Evaluation.first_look"),
         *(f"TrainerConfig.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "chunk_mb")),
         *(f"TrainerConfig.{key}" for key in ("checkpoint_minutes", "worst_share_warning", "progress")),
+        *(f"TrainerConfig.{key}" for key in ("checkpoint_steps", "keep_checkpoints")),
     }
 
 
@@ -171,7 +175,7 @@ ANYTHING = (None, True, False, 1, 2, 3, 300, 0.0, 0.25, 0.5, 1.0, 2.0, "all", [0
 WORDS = (
     *("contribution", "random", "none", "all", "joint", "per_site", "firing", "activation", "even", "by_score"),
     *("fvu", "mse", "huber", "float32", "bfloat16", "packed", "document", "auto", "bos", "eos"),
-    *("8bit", "4bit"),
+    *("8bit", "4bit", "last", "best"),
     *("cpu", "cuda", "ddp", "32-true", "bf16-mixed", "linear", "cosine", "constant"),
 )
 

@@ -112,6 +112,11 @@ def _seconds(action: Callable[[], object]) -> float:
         ("pretrain.loss.recon.weight=0", ["pretrain.loss: every weight is 0", "logit_kl"]),
         ("finetune.warmup=0.9", ["finetune.warmup=0.9 and finetune.decay=0.3"]),
         ("trainer.devices=3", ["pretrain.batch_size=16", "trainer.devices=3", "finetune.batch_size=8"]),
+        ("pretrain.validation.keep=best", ["pretrain.validation.keep=best", "pretrain.validation.every=STEPS"]),
+        ("finetune.validation.patience=3", ["finetune.validation.patience=3", "finetune.validation.every=STEPS"]),
+        ("pretrain.validation.keep=first", ["pretrain.validation.keep='first'", "'last' or 'best'"]),
+        ("trainer.keep_checkpoints=some", ["trainer.keep_checkpoints='some'", "'all' or an integer"]),
+        ("trainer.checkpoint_steps=0", ["trainer.checkpoint_steps=0", "at least 1 or null"]),
         ("model.warmup=0.6", ["model.warmup=0.6 and model.decay=0.5", "at most 1"]),
         ("pretrain.lr_sites={0.atn: 0.5}", ["pretrain.lr_sites: no site is called 0.atn", "did you mean `0.attn`?"]),
         ("pretrain.lr_sites={9.mlp: 0.5}", ["no site is called 9.mlp; there are 0.attn, 0.mlp, 1.attn"]),
@@ -327,3 +332,12 @@ def test_the_sweep_experiment_sweeps(composed: Composed) -> None:
     assert config.hydra.mode.name == "MULTIRUN"
     assert dict(config.hydra.sweeper.params) == {"connectivity.C": "4,16,64,256"}
     assert parse(composed("experiment=sweep_c")).evaluation.twins
+
+
+def test_what_validation_goes_by_must_be_measured(composed: Composed) -> None:
+    on = ("pretrain.validation.every=5", "finetune.validation.every=5")
+    told = refusal(composed, *on, "pretrain.validation.metric=logit_kl", "finetune.validation.metric=auxk")
+    assert "pretrain.validation.metric=logit_kl: allowed: loss, fvu_mean, fvu_max, recon (the terms" in told
+    assert "finetune.validation.metric=auxk: allowed: loss, fvu_mean, fvu_max, recon, logit_kl (the terms" in told
+    parse(composed(*on, "finetune.validation.metric=logit_kl"))
+    parse(composed("finetune.validation.metric=logit_kl", "loss=recon"))  # nothing is validated

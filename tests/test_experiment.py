@@ -182,6 +182,12 @@ def test_every_number_that_is_promised(finished: Finished) -> None:
     expected |= {f"connectivity/{d}_degree_{s}" for d in ("in", "out") for s in ("mean", "median", "max")}
     expected |= {f"connectivity/{name}" for name in ("C", "edges", "density", "regrown")}
     expected |= {f"connectivity/bypass/{site}" for site in SITES}
+    expected |= {
+        f"features/{stage}/{what}/{site}"
+        for stage in ("pretrain", "finetune")
+        for what in ("never_fired", "dead")
+        for site in SITES
+    }
     expected |= {f"connectivity/kept/{site}" for site in SITES[1:]}
     expected |= {f"connectivity/from/{d}/{u}" for i, d in enumerate(SITES) for u in SITES[:i]}
     stages = ("model", "pretrain", "select", "finetune", "twins", "evaluate")

@@ -135,6 +135,8 @@ def test_what_a_key_changes(of: Of, override: str, first: str) -> None:
         "trainer=ddp",
         "trainer.progress=false",
         "trainer.checkpoint_minutes=0.1",
+        "trainer.checkpoint_steps=7",
+        "trainer.keep_checkpoints=2",
         "trainer.chunk_mb=1",
         "logger=tensorboard",
         "logger=wandb",

@@ -171,6 +171,36 @@ def test_stopped_in_every_stage_it_ends_like_an_uninterrupted_run(
     assert [name for name, value in artifacts.items() if value != whole[0][name]] == []
 
 
+VALIDATED = (
+    *("pretrain.validation.every=2", "pretrain.validation.tokens=128", "pretrain.validation.keep=best"),
+    *("pretrain.lr=1.0", "pretrain.warmup=0.95", "pretrain.decay=0"),  # the loss falls and then rises
+    *("finetune.validation.every=3", "finetune.validation.tokens=128", "finetune.validation.keep=best"),
+    *("trainer.checkpoint_steps=2", "trainer.keep_checkpoints=2", "model.steps=20", "stages=[finetune]"),
+)
+
+
+def test_the_best_suite_survives_a_kill(text: str, tmp_path: Path) -> None:
+    """Its validation was before the last checkpoint; suites on the way are those of a run that nobody killed."""
+    made = []
+    for name in ("whole", "killed"):
+        command = Command(tmp_path / name, *MICRO, *LOGGED, *VALIDATED, text)
+        for stage in ("pretrain", "finetune") if name == "killed" else ():
+            assert command.stop(stage, signal.SIGKILL)[0] == -9
+            (partial,) = command.root.glob("*.partial")
+            assert (partial / "last.ckpt").exists()
+        status, told = command._run({"PYTHONPATH": str(ROOT)}, f"hydra.run.dir={command.folder / 'run'}")
+        assert status == 0, told
+        made.append(content(command.root))
+    whole, killed = made
+    (note,) = (
+        value for name, value in whole.items() if name.startswith("pretrain-") and name.endswith("artifact.json")
+    )
+    assert note["facts"]["validation"]["best_step"] <= 6
+    assert sum("/steps/" in name for name in whole) == 2 * 2 + 2 * 3
+    assert killed.keys() == whole.keys()
+    assert [name for name, value in killed.items() if value != whole[name]] == []
+
+
 def test_two_processes_stop_together(text: str, tmp_path: Path) -> None:
     """Asked alone in a fit; as a group, as by Ctrl-C, while the other one waits; the first one killed in a fit."""
     two = [override for override in MICRO if override != "trainer=cpu"]

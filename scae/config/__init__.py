@@ -25,7 +25,7 @@ from scae.config.rules import shape_problems
 from scae.config.sae import AnySae, AuxK, BatchTopKSae, Bound, Sae, TopKSae, VanillaSae
 from scae.config.sites import Sites
 from scae.config.trainer import TrainerConfig
-from scae.config.training import Finetune, Pretrain, Regrow, Training
+from scae.config.training import Finetune, Pretrain, Regrow, Training, Validation
 from scae.config.whole import STAGES, Config, Stage
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "TopKSae",
     "TrainerConfig",
     "Training",
+    "Validation",
     "VanillaSae",
     "parse",
     "settled",

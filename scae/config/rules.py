@@ -22,6 +22,8 @@ def problems_of(config: Config) -> Iterator[str]:
         yield from shape_problems(config, d_model=config.model.d_model, n_layers=config.model.n_layers)
     yield from _quantize_problems(config)
     yield from _batch_problems(config)
+    yield from config.pretrain.validation.of_loss("pretrain.validation", config.pretrain.loss)
+    yield from config.finetune.validation.of_loss("finetune.validation", config.loss)
     yield from _stage_problems(config)
     yield from _missing_files(config)
     yield from _unwritable(config)

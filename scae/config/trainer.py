@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from scae.config.active import UNNAMED, Neutral
-from scae.config.section import Fraction, Positive, Rate, Section
+from scae.config.section import Count, Fraction, Positive, Rate, Section
 
 
 class TrainerConfig(Section):
@@ -32,6 +32,13 @@ class TrainerConfig(Section):
         description="bound on the pre-activations of one site held at a time"
     )
     checkpoint_minutes: Annotated[float, Field(gt=0, le=10**6), UNNAMED]
+    checkpoint_steps: Annotated[Positive | None, UNNAMED] = Field(
+        description="optimiser steps between two checkpoints beside those every checkpoint_minutes; null: only those"
+    )
+    keep_checkpoints: Annotated[Literal["all"] | Count, UNNAMED] = Field(
+        description="suites as they were at the last so many of the checkpoint_steps, in steps/ of the artifact, for "
+        "whoever studies training; a stage that is finished already gets none unless it is forced"
+    )
     worst_share_warning: Annotated[Fraction, UNNAMED] = Field(
         description="share of a batch's loss or gradient in its worst 0.1 % of tokens above which the log warns, once"
     )

@@ -1,16 +1,16 @@
 """`pretrain` and `finetune`: how the suite learns, first every dictionary by itself, then along its connections."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from scae.config.active import SWITCH, Neutral
-from scae.config.errors import nearest
-from scae.config.loss import Loss
+from scae.config.errors import nearest, shortened
+from scae.config.loss import BESIDE, Loss
 from scae.config.optimizer import AdamOptimizer, MuonOptimizer, ScheduleFreeOptimizer, SignumOptimizer
 from scae.config.schedule import Decay, DecayShape, DecayTo, Warmup, decay_problems, schedule_problems
-from scae.config.section import Fraction, FromZero, Positive, Rate, Section
+from scae.config.section import Fraction, FromZero, Positive, Rate, Section, Text, Weight
 
 
 class Training(Section):
@@ -82,6 +82,44 @@ class Training(Section):
             )
 
 
+class Validation(Section):
+    """The loss on text that training does not draw, now and then.
+
+    All of it is in the names of artifacts: the windows kept aside are drawn by no step, and an artifact holds the
+    history that was asked for.
+    """
+
+    every: Annotated[Positive | None, SWITCH] = Field(
+        description="optimiser steps between two validations, the last step has one too; null: none"
+    )
+    tokens: Positive = Field(
+        description="the end of the training text that no step draws, in whole batches; never what evaluation sees"
+    )
+    metric: Text = Field(
+        description="what keep and patience go by: loss, fvu_mean, fvu_max or a term of the loss; less is better"
+    )
+    keep: Annotated[Literal["last", "best"], Neutral("last")] = Field(
+        description="which suite the stage ends with: that of its last step, or of its best validation"
+    )
+    patience: Annotated[Positive | None, Neutral(None)] = Field(
+        description="validations without an improvement after which the stage ends early, whatever the rate is then; "
+        "null: it runs to its last step"
+    )
+    min_delta: Annotated[Weight, Neutral(0.0)] = Field(description="less than this is no improvement for patience")
+
+    def of_loss(self, key: str, loss: Loss) -> Iterator[str]:
+        """What is wrong with it where `loss` is validated."""
+        if self.every is None:
+            if self.keep == "best" or self.patience is not None:
+                set_ = f"{key}.keep=best" if self.keep == "best" else f"{key}.patience={self.patience}"
+                yield f"{set_}: goes by validations, and {key}.every=null makes none; needed: {key}.every=STEPS"
+            return
+        terms = (name for name in Loss.model_fields if name not in BESIDE and getattr(loss, name).weight)
+        allowed = ["loss", "fvu_mean", "fvu_max", *terms]
+        if self.metric not in allowed:
+            yield f"{key}.metric={shortened(self.metric)}: allowed: {', '.join(allowed)} (the terms that this loss has)"
+
+
 class Start(Section):
     """What a new suite takes from the model before it is trained: the unit of each site, biases and scales."""
 
@@ -94,6 +132,7 @@ class Start(Section):
 class Pretrain(Training):
     loss: Loss
     start: Start
+    validation: Validation
 
     def problems(self, key: str) -> Iterator[str]:
         yield from super().problems(key)
@@ -113,3 +152,4 @@ class Regrow(Section):
 
 class Finetune(Training):
     regrow: Regrow
+    validation: Validation

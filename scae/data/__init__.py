@@ -20,6 +20,7 @@ _HOMES = {
     "train_and_heldout": "cache",
     "WindowModule": "module",
     "heldout_batches": "module",
+    "kept_aside": "aside",
 }
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "documents",
     "heldout_batches",
     "is_heldout",
+    "kept_aside",
     "tokenizer_fingerprint",
     "train_and_heldout",
     "train_tokenizer",

@@ -51,6 +51,10 @@ class WindowModule(lightning.LightningDataModule):
         share = self.batch_size // world_size
         return self.train.batch(self.indices(step)[rank * share : (rank + 1) * share])
 
+    def live_tokens(self, steps: int) -> int:
+        """The text tokens of the first `steps` micro-steps, all devices together."""
+        return sum(int(self.train.live(self.indices(step)).sum()) for step in range(steps))
+
     def train_dataloader(self) -> "MicroSteps":
         """The micro-steps that are still to do: all of them, or those after the one where a checkpoint was saved."""
         if self.trainer is None:

@@ -21,6 +21,7 @@ from scae.experiment.workshop import heldout_traces
 from scae.lm import LanguageModel, Trace, open_model
 from scae.suite import Suite
 from scae.suite.files import load
+from scae.training import snapshots
 
 RELATIVE = (("data", "path"), ("model", "path"), ("connectivity", "path"), ("paths", "artifacts"))
 """Places that a configuration may name as they are seen from where the command ran."""
@@ -96,6 +97,19 @@ class Run:
             suite.connect(Connections.load(self._artifact("select") / "connections.safetensors"))
         return suite.eval()
 
+    def suite_at(self, step: int, *, finetuned: bool = True) -> Suite:
+        """The suite as it was after `step` steps of finetuning, or of pretraining, where no connections are chosen
+        yet; there are those that `trainer.checkpoint_steps` and `trainer.keep_checkpoints` have kept."""
+        is_finetuned = finetuned and "finetune" in self._note["stages"]
+        folder = self._artifact("finetune" if is_finetuned else "pretrain")
+        there = snapshots(folder)
+        if step not in there:
+            kept = (
+                f"kept: {', '.join(map(str, there))}" if there else "trainer.checkpoint_steps was null, or keeps none"
+            )
+            raise ValueError(f"{self.folder}: {folder} holds no suite of step {step}; {kept}")
+        return load(there[step], self.lm).eval()
+
     @cached_property
     def windows(self) -> tuple[TokenWindows, TokenWindows]:
         """The windows that were trained on, and those that only the evaluation saw; made again from the text where the
@@ -138,12 +152,15 @@ def open_run(folder: str | Path) -> Run:
     return Run(folder)
 
 
-def load_suite(run: str | Path, *, finetuned: bool = True) -> tuple[Suite, LanguageModel]:
+def load_suite(run: str | Path, *, finetuned: bool = True, step: int | None = None) -> tuple[Suite, LanguageModel]:
     """The pruned suite of a run directory, ready for `suite(lm.trace(text), mode="pruned")`, and its model.
 
-    finetuned: as it is after finetuning; False: as it was before (`Run.pretrained`).
+    finetuned: as it is after finetuning; False: as it was before (`Run.pretrained`). step: as it was on the way there
+    (`Run.suite_at`).
     """
     opened = open_run(run)
+    if step is not None:
+        return opened.suite_at(step, finetuned=finetuned), opened.lm
     return opened.suite if finetuned else opened.pretrained, opened.lm
 
 

@@ -107,7 +107,7 @@ TABLE: tuple[Row, ...] = (
         pieces=_pretrain,
         together=True,
         resumes=True,
-        reports=None,
+        reports="statistics",
         noted=True,
     ),
     Row(
@@ -125,7 +125,7 @@ TABLE: tuple[Row, ...] = (
         pieces=_finetune,
         together=True,
         resumes=True,
-        reports="statistics",  # there where connections have moved; then they take the place of those of the selection
+        reports="statistics",  # where connections have moved, theirs take the place of those of the selection
         noted=True,
     ),
     Row(

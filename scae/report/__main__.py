@@ -36,7 +36,7 @@ def report(directory: Path) -> None:
         metrics = read_metrics(directory)
         console.print(arms_table(metrics))
         print_remarks(console, remarks(metrics))
-        written = [page, directory / "fvu.png", directory / "metrics.json"]
+        written = [page, directory / "fvu.png", directory / "curves.png", directory / "metrics.json"]
     elif is_sweep(directory):
         page = write_sweep(directory)
         for table in sweep_table(directory):

@@ -1,4 +1,7 @@
-"""The report of one run: `report.md` and `fvu.png`, beside the `metrics.json` that they are made from."""
+"""The report of one run: `report.md` and its plots, beside the `metrics.json` that they are made from.
+
+Training curves come from the histories in the artifacts; where these are gone, what was drawn from them stays.
+"""
 
 import os
 from pathlib import Path
@@ -10,14 +13,17 @@ from scae.report.alone import alone_sections
 from scae.report.arms import present
 from scae.report.arms_grid import arms_grid
 from scae.report.connectivity import connectivity_sections
+from scae.report.curves_figure import curves_figure
 from scae.report.files import Job, Metrics, ReportError, read_job
 from scae.report.grid import MISSING, Grid, Row, duration, number
+from scae.report.history import read_curves
 from scae.report.remarks import bullets, remarks
 from scae.report.run_figure import fvu_figure
 
 FILES = {
     "report.md": "this page",
     "fvu.png": "FVU by site and arm",
+    "curves.png": "loss, its terms and dead features over the steps of training",
     "metrics.json": "every number of this page and more, flat keys",
     "job.json": "the command's overrides and how it ended",
     "run.json": "the artifacts of the stages",
@@ -31,6 +37,14 @@ COLUMNS = (
     "learned in the arm's own pass, and dead: features that never fired in it, mean over sites."
 )
 CONNECTED = " conn. rec.: share of the way from no connections (finetuned) to the model."
+CURVES = (
+    "Terms before weighting. Dotted: on training text that no step draws, at thresholds of inference (`validation`); "
+    "dead features are revived in training only, so `auxk` is no part of that loss."
+)
+FEATURES = (
+    "Shares of the features, mean over sites. Dead: silent for the last `sae.auxk.dead_after` tokens of training, that "
+    "of earlier stages included."
+)
 CEILING = (
     "Beside its ceiling, the suite finetuned with every connection, the pruned suite has {ce:+.3f} nats of "
     "cross-entropy and {fvu:+.3f} of mean FVU."
@@ -62,6 +76,7 @@ def write_run(run_dir: Path) -> Path:
     connectivity = connectivity_sections(job.metrics)
     if connectivity:
         blocks += ["## Connections", *connectivity]
+    blocks += _training(job)
     costs = _costs(job)
     if costs:
         blocks += ["## Time and tokens", costs]
@@ -98,6 +113,24 @@ def _ceiling(metrics: Metrics) -> list[str]:
         return []
     fvu = metrics["pruned/fvu_mean"] - metrics["dense_finetuned/fvu_mean"]
     return [CEILING.format(ce=metrics["pruned/above_dense"], fvu=fvu)]
+
+
+def _training(job: Job) -> list[str]:
+    """The curves, and what became of the features."""
+    curves_figure(read_curves(job), job.directory / "curves.png")
+    blocks = [f"![Loss and dead features over training](curves.png)\n\n{CURVES}"] if _is(job, "curves.png") else []
+    keys = [key.split("/", 3) for key in job.metrics if key.startswith("features/")]
+    rows = []
+    for stage in dict.fromkeys(key[1] for key in keys):
+        means = []
+        for what in ("never_fired", "dead"):
+            shares = [job.metrics["/".join(key)] for key in keys if key[1:3] == [stage, what]]
+            means.append(number(sum(shares) / len(shares) if shares else None, 1, scale=100.0))
+        rows.append(Row(cells=(stage, *means)))
+    if rows:
+        headers = ("stage", "never fired in it %", "dead at its end %")
+        blocks.append(Grid(headers=headers, rows=tuple(rows)).markdown() + f"\n\n{FEATURES}")
+    return ["## Training", *blocks] if blocks else []
 
 
 def _costs(job: Job) -> str:

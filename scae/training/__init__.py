@@ -1,20 +1,27 @@
 """Training a suite with Lightning."""
 
 from scae.training.devices import device
+from scae.training.features import firing_facts
 from scae.training.fit import Place, fit
 from scae.training.module import SuiteTraining
 from scae.training.regrow import Regrowth, moved_share
+from scae.training.snapshots import Snapshots, snapshots
 from scae.training.start import bound_from_data, start_from_data
+from scae.training.validation import Validate
 from scae.training.worst_tokens import WorstTokens
 
 __all__ = [
     "Place",
     "Regrowth",
+    "Snapshots",
     "SuiteTraining",
+    "Validate",
     "WorstTokens",
     "bound_from_data",
     "device",
+    "firing_facts",
     "fit",
     "moved_share",
+    "snapshots",
     "start_from_data",
 ]

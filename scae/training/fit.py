@@ -21,6 +21,7 @@ from scae.training.devices import accelerator
 from scae.training.finite import Finite
 from scae.training.history import Csv, History, TensorBoard, Wandb, Writer
 from scae.training.progress import Progress
+from scae.training.validation import Validate
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +42,15 @@ class WholeSteps(ModelCheckpoint):
     resume another run than the one that was interrupted. Saves and raises Stopped there when a process of the fit was
     asked to stop."""
 
-    def __init__(self, place: Place, minutes: float) -> None:
-        """minutes: between two checkpoints."""
+    def __init__(self, place: Place, minutes: float, steps: int | None) -> None:
+        """minutes: between two checkpoints; steps: between two of those that are written whatever the time."""
         super().__init__(
             dirpath=place.folder,
             filename=CHECKPOINT.removesuffix(".ckpt"),
             train_time_interval=timedelta(minutes=minutes),
             enable_version_counter=False,
         )
-        self.place = place
+        self.place, self.steps = place, steps
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         take_signals_back()  # Lightning's handler would end the fit without a checkpoint, in silence
@@ -66,6 +67,9 @@ class WholeSteps(ModelCheckpoint):
         if signum:
             trainer.save_checkpoint(self.place.folder / CHECKPOINT)
             raise Stopped(signum, f" in {self.place.stage} after step {trainer.global_step} of {trainer.max_steps}")
+        if self.steps is not None and trainer.global_step % self.steps == 0:
+            trainer.save_checkpoint(self.place.folder / CHECKPOINT)
+            return
         super().on_train_batch_end(trainer, *args, **kwargs)
 
 
@@ -80,8 +84,10 @@ def fit(
     place: Place,
     seed: int,
     callbacks: Sequence[lightning.Callback] = (),
-) -> None:
-    """Train for `steps` optimiser steps, or for what is left of them after the checkpoint in the folder.
+    validate: Validate | None = None,
+) -> int:
+    """Train for `steps` optimiser steps, or for what is left of them after the checkpoint in the folder; returns how
+    many they were in all, fewer where validation has ended the training.
 
     Raises Stopped, after a checkpoint, where the command was asked to stop.
     """
@@ -89,12 +95,14 @@ def fit(
     checkpoint = place.folder / CHECKPOINT
     if checkpoint.exists():
         log.info("%s: resuming from %s", place.stage, checkpoint)
-    history = History(logger.every, _writer(logger, place))
+    history = History(
+        logger.every, _writer(logger, place), also=lambda step: validate is not None and validate.falls_on(step, steps)
+    )
     warnings.filterwarnings("ignore", message=".*exists and is not empty")  # the folder is ours, also when resuming
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning 2.6 with torch 2.13
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step")
     with held_signals():
-        lightning.Trainer(
+        running = lightning.Trainer(
             accelerator=accelerator(trainer.accelerator),
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
@@ -105,8 +113,9 @@ def fit(
             max_epochs=1,
             callbacks=[
                 *callbacks,  # first: a checkpoint holds what they have done
+                *([validate] if validate is not None else []),
                 history,
-                WholeSteps(place, trainer.checkpoint_minutes),
+                WholeSteps(place, trainer.checkpoint_minutes, trainer.checkpoint_steps),
                 Progress(place.stage, steps, tokens_per_step, shown=trainer.progress),
                 Finite(place.stage, checkpoint, section=place.section),
             ],
@@ -118,7 +127,9 @@ def fit(
             num_sanity_val_steps=0,
             gradient_clip_val=1.0,  # only so that Lightning calls the module's own clipping
             detect_anomaly=False,
-        ).fit(module, data, ckpt_path=str(checkpoint) if checkpoint.exists() else None, weights_only=True)
+        )
+        running.fit(module, data, ckpt_path=str(checkpoint) if checkpoint.exists() else None, weights_only=True)
+    return running.global_step
 
 
 def _writer(logger: Logger, place: Place) -> Callable[[], Writer]:

@@ -1,4 +1,4 @@
-"""The numbers of a fit, a row every few optimiser steps, and the places where they can be read.
+"""The numbers of a fit, a row every few optimiser steps and after a validation, and the places to read them.
 
 The rows so far lie in every checkpoint. A resumed fit writes them again before its own and so ends with the history of
 a fit that was never interrupted: what the killed one wrote after its last checkpoint is replaced, not repeated.
@@ -28,9 +28,9 @@ class Writer(Protocol):
 class History(lightning.Callback):
     """Collects the rows of the first process and writes them while the fit runs."""
 
-    def __init__(self, every: int, open_writer: Callable[[], Writer]) -> None:
-        """every: steps between two rows."""
-        self.every, self.open_writer = every, open_writer
+    def __init__(self, every: int, open_writer: Callable[[], Writer], *, also: Callable[[int], bool]) -> None:
+        """every: steps between two rows; also: whether there is one after this many steps, wherever it stands."""
+        self.every, self.open_writer, self.also = every, open_writer, also
         self.rows: list[Row] = []
         self.latest: Row = {}  # what was logged between two rows, too
         self.writer: Writer | None = None
@@ -44,10 +44,10 @@ class History(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        ends_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.writer is not None and ends_step and trainer.global_step % self.every == 0:
+        ends_step, done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0, trainer.global_step
+        if self.writer is not None and ends_step and (done % self.every == 0 or self.also(done)):
             self._update(trainer)
-            self.rows.append({"step": trainer.global_step - 1} | self.latest)
+            self.rows.append({"step": done - 1} | self.latest)
             self.writer.write(self.rows[-1])
 
     def on_save_checkpoint(

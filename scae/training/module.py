@@ -62,6 +62,12 @@ class SuiteTraining(lightning.LightningModule):
             out = self.suite(trace, mode=self.mode, aux=self.objective.aux)
             return trace, out, self.objective(out, trace, self.suite.lm.paths)
 
+    @torch.no_grad()
+    def at_inference(self, batch: Any) -> tuple[Trace, SuiteOutput, LossOutput]:
+        """The same at the thresholds of inference; nothing is learned on the way."""
+        with self.suite.inference():
+            return self._compute(batch)
+
     def trace(self, batch: Any) -> Trace:
         """The clean run that this training compares with, in the precision of the trainer, wherever it is asked for."""
         with self.trainer.precision_plugin.forward_context():

@@ -45,7 +45,8 @@ def train(
     data = WindowModule(train=windows, batch_size=BATCH, steps=STEPS * accumulate, seed=5)
     values: dict[str, Any] = {
         "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true",
-        "accumulate": accumulate, "clip": 1.0, "chunk_mb": 32, "checkpoint_minutes": 1e-6, "progress": False,
+        "accumulate": accumulate, "clip": 1.0, "chunk_mb": 32, "checkpoint_minutes": 1e-6,
+        "checkpoint_steps": None, "keep_checkpoints": "all", "progress": False,
         "worst_share_warning": 0.99,
     }  # fmt: skip
     fit(

@@ -70,6 +70,8 @@ def trainer(**changes: Any) -> TrainerConfig:
         "clip": 1.0,
         "chunk_mb": 32,
         "checkpoint_minutes": 1e-6,  # after every optimiser step
+        "checkpoint_steps": None,
+        "keep_checkpoints": "all",
         "worst_share_warning": 0.99,
         "progress": False,
     }

@@ -45,7 +45,8 @@ tokens = torch.randint(40, (30, 10), generator=torch.Generator().manual_seed(1),
 windows = TokenWindows(tokens=tokens, lengths=torch.full((30,), 10, dtype=torch.int32), bos=True)
 config = tiny.neutral_training(steps=8, batch_size=8, lr=0.01, warmup=0.1, decay=0.3)
 trainer = TrainerConfig(accelerator="cpu", devices=2, num_nodes=1, strategy="ddp", precision="32-true", accumulate=1,
-                        clip=0.1, chunk_mb=32, checkpoint_minutes=1e-6, worst_share_warning=0.01, progress=False)
+                        clip=0.1, chunk_mb=32, checkpoint_minutes=1e-6,
+                        checkpoint_steps=None, keep_checkpoints="all", worst_share_warning=0.01, progress=False)
 torch.manual_seed(0)
 suite = Suite({{site: create(Shape(20, 16, 16, site.transcoder), type="topk", k=3)
                for site in tiny._all_sites(lm)}}, lm).double()

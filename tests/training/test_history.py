@@ -75,6 +75,7 @@ def train(folder: Path, module: Toy, kind: str = "csv", *callbacks: Any, accumul
     values: dict[str, Any] = {
         "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true",
         "accumulate": accumulate, "clip": 1.0, "chunk_mb": 32, "checkpoint_minutes": 1e-6,
+        "checkpoint_steps": None, "keep_checkpoints": "all",
         "worst_share_warning": 0.99, "progress": False,
     }  # fmt: skip
     logger: dict[str, Any] = {"kind": kind, "every": EVERY, "project": "p", "mode": "offline"}

@@ -34,7 +34,8 @@ suite.connect(tiny.ragged.__wrapped__()(suite.layout))
 config = tiny.neutral_training(steps=6, batch_size=8, lr=0.01, warmup=0.1, decay=0.3)
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
-                        checkpoint_minutes=60.0, progress=False, worst_share_warning=0.99)
+                        checkpoint_minutes=60.0,
+                        checkpoint_steps=None, keep_checkpoints="all", progress=False, worst_share_warning=0.99)
 objective = Objective([Recon(weight=1.0, kind="fvu", knee=4.0)])
 regrowth = Regrowth(suite, objective, Regrow(every=2, share=0.5, until=1.0, batches=2), steps=6, chunk_mb=1)
 out.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,8 @@ losses = {{
 config = tiny.neutral_training(steps=4, batch_size=8, lr=0.01, warmup=0.1, decay=0.3)
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
-                        checkpoint_minutes=60.0, worst_share_warning=0.99, progress=False)
+                        checkpoint_minutes=60.0,
+                        checkpoint_steps=None, keep_checkpoints="all", worst_share_warning=0.99, progress=False)
 for activation in ("relu", "topk", "batchtopk"):
     for packed, windows in packing.items():
         for loss, (mode, parts) in losses.items():

@@ -74,6 +74,7 @@ def train(
     trainer: dict[str, Any] = {
         "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true",
         "accumulate": accumulate, "clip": 1.0, "chunk_mb": 32, "checkpoint_minutes": 60.0,
+        "checkpoint_steps": None, "keep_checkpoints": "all",
         "worst_share_warning": threshold, "progress": False,
     }  # fmt: skip
     fit(

@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from scae.data import WindowModule
+from scae.config import Config
 from scae.experiment.plan import Finetuned
-from scae.experiment.suite_training import store, train
+from scae.experiment.suite_training import store, text_of, train
 from scae.experiment.workshop import Workshop
 from scae.objectives import Objective
 from scae.selection import describe
@@ -20,32 +20,40 @@ def make(workshop: Workshop, folder: Path, one: Finetuned, label: str) -> dict[s
     suite = workshop.suite(plan.pretrain.folder, one.selection)
     objective = Objective.from_config(config.loss, config.sae)
     log.info("%s: %s, %s pass", label, objective, one.mode)
-    data = WindowModule(
-        train=workshop.windows[0],
-        batch_size=config.finetune.batch_size,
-        steps=config.finetune.steps * config.trainer.accumulate,
-        seed=config.seed + 1,  # other batches than those that pretraining began with
-    )
+    # other batches than those that pretraining began with
+    text = text_of(workshop, config.finetune, section="finetune", seed=config.seed + 1)
+    if text.aside is not None:
+        _say_what_pretraining_saw(config, len(text.aside))
     callbacks = []
     if one.regrow is not None:
         steps, chunk_mb = config.finetune.steps, config.connectivity.chunk_mb
         callbacks.append(Regrowth(suite, objective, one.regrow, steps=steps, chunk_mb=chunk_mb))
     selected = suite.connections
-    train(
+    facts = train(
         workshop,
         suite,
         objective,
         mode=one.mode,
         training=config.finetune,
-        data=data,
+        text=text,
         place=workshop.place(label, folder, section="finetune"),
         artifact=plan.finetune(one),
         callbacks=callbacks,
     )
-    facts = store(workshop, suite, config.finetune, folder)
+    store(suite, folder)
     if one.regrow is not None:
         edges = suite.connections
         moved = moved_share(selected, edges)
         log.info("%s: %.1f %% of the connections are not among those selected", label, 100 * moved)
-        facts["statistics"] = describe(edges) | {"connectivity/regrown": moved}
+        facts["statistics"] |= describe(edges) | {"connectivity/regrown": moved}
     return facts
+
+
+def _say_what_pretraining_saw(config: Config, aside: int) -> None:
+    """aside: windows that finetuning is validated on."""
+    own = config.pretrain.validation
+    size = config.pretrain.batch_size
+    kept = max(1, own.tokens // (config.data.context * size)) * size if own.every is not None else 0
+    if kept < aside:
+        message = "finetune: it does not draw what it is validated on, pretraining did%s; see pretrain.validation"
+        log.info(message, " in part" if kept else "")

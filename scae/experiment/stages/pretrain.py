@@ -7,9 +7,8 @@ from typing import Any
 
 from scae.artifacts import is_first_process
 from scae.config import TinyModel
-from scae.data import WindowModule
 from scae.evaluation.unigram import warn_if_no_better
-from scae.experiment.suite_training import store, train
+from scae.experiment.suite_training import store, text_of, train
 from scae.experiment.workshop import Workshop
 from scae.objectives import Objective
 from scae.sites import SINK, SOURCE
@@ -33,19 +32,16 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     features = ", ".join(sorted({str(suite[site].n_features) for site in suite.sites}))
     message = "pretrain: %d sites of %s features, %s, %s pass"
     log.info(message, len(sites), features, objective, mode)
-    data = WindowModule(
-        train=workshop.windows[0],
-        batch_size=config.pretrain.batch_size,
-        steps=config.pretrain.steps * config.trainer.accumulate,
-        seed=config.seed,
-    )
+    text = text_of(workshop, config.pretrain, section="pretrain", seed=config.seed)
     start = config.pretrain.start
-    first = [data.batch(step, rank=0, world_size=1) for step in range(min(start.batches, data.steps))]
+    first = [text.data.batch(step, rank=0, world_size=1) for step in range(min(start.batches, text.data.steps))]
     start_from_data(suite, first, centred=config.sae.centred, furthest=start.furthest)
     place = workshop.place("pretrain", folder, section="pretrain")
     artifact = workshop.plan.pretrain
-    train(workshop, suite, objective, mode=mode, training=config.pretrain, data=data, place=place, artifact=artifact)
+    training = config.pretrain
+    facts = train(workshop, suite, objective, mode=mode, training=training, text=text, place=place, artifact=artifact)
     bound = config.sae.bound
     if bound.margin is not None and is_first_process():
         bound_from_data(suite, workshop.sample(bound.tokens), margin=bound.margin)
-    return store(workshop, suite, config.pretrain, folder)
+    store(suite, folder)
+    return facts

@@ -1,0 +1,88 @@
+"""Two processes validate as one does, end at the same step and keep the same suite (CPU, gloo, float64)."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = '''
+"""`python script.py DEVICES OUT`; Lightning starts this file again for the other devices."""
+import importlib.util, json, os, sys
+from pathlib import Path
+
+root, devices, out = Path({root!r}), int(sys.argv[1]), Path(sys.argv[2])
+sys.path.insert(0, str(root))
+spec = importlib.util.spec_from_file_location("tiny_models", root / "tests" / "conftest.py")
+tiny = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny)
+import torch
+from scae.config import Logger, TrainerConfig, Training, Validation
+from scae.data import TokenWindows, WindowModule, kept_aside
+from scae.objectives import Objective
+from scae.objectives.terms import LogitKl, Recon
+from scae.training import Place, Snapshots, SuiteTraining, Validate, fit, snapshots
+
+lm = tiny._build("gpt2").lm
+tokens = torch.randint(40, (46, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+windows = TokenWindows(tokens=tokens, lengths=10 - torch.arange(46, dtype=torch.int32) % 5, bos=True)
+drawn, aside = kept_aside(windows, tokens=160, batch_size=8, key="x")
+suite = tiny.make_suite.__wrapped__()(lm, n_features=20, activation="batchtopk")
+suite.connect(tiny.ragged.__wrapped__()(suite.layout))
+config = Training(steps=16, batch_size=8, lr=1.0, lr_width=None, warmup=0.99, decay=0.0, unit_norm=False)
+trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
+                        precision="32-true", accumulate=1, clip=None, chunk_mb=32, checkpoint_minutes=60.0,
+                        checkpoint_steps=3, keep_checkpoints="all", progress=False, worst_share_warning=0.99)
+objective = Objective([Recon(weight=1.0, kind="fvu", knee=4.0), LogitKl(weight=1.0, temperature=1.0)])
+how = Validation(every=1, tokens=160, metric="fvu_mean", keep="best", patience=3, min_delta=0.0)
+validate = Validate("pretrain", suite, how, aside, batch_size=8)
+out.mkdir(parents=True, exist_ok=True)
+module = SuiteTraining(suite, objective, config, mode="plain", clip=None, identity={{}})
+steps = fit(module, WindowModule(train=drawn, batch_size=8, steps=16, seed=5), steps=16, tokens_per_step=80,
+            trainer=trainer, logger=Logger(kind="csv", every=5, project=None, mode=None), seed=0,
+            place=Place("pretrain", out, "group", "pretrain"),
+            callbacks=[Snapshots(suite, out, every=3, keep=None)], validate=validate)
+validate.finish()
+rank = os.environ.get("LOCAL_RANK", "0")
+torch.save(suite.state_dict(), out / f"{{rank}}.pt")
+note = {{"steps": steps, "kept": validate.kept_at, "best": validate.course.best}}
+(out / f"{{rank}}.json").write_text(json.dumps(note))
+'''
+
+
+def read(folder: Path, rank: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    return torch.load(folder / f"{rank}.pt", weights_only=True), json.loads((folder / f"{rank}.json").read_text())
+
+
+@pytest.mark.slow
+def test_two_processes_validate_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(root=str(ROOT)))
+    for devices in (1, 2):
+        command = [sys.executable, str(script), str(devices), str(tmp_path / str(devices))]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr[-4000:]
+    (alone, told), (first, same), (second, too) = (read(tmp_path / d, r) for d, r in (("1", 0), ("2", 0), ("2", 1)))
+    assert same == too
+    assert same["best"] == pytest.approx(told["best"], rel=1e-10)
+    assert (same["steps"], same["kept"]) == (told["steps"], told["kept"])
+    assert told["kept"] + 3 == told["steps"] < 16
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-9, atol=1e-11)
+    histories = []
+    for devices in ("1", "2"):
+        with (tmp_path / devices / "logs" / "metrics.csv").open() as file:
+            histories.append(list(csv.DictReader(file)))
+        assert sorted(path.name for path in (tmp_path / devices / "steps").iterdir())[0] == "000003"
+    for one, two in zip(*histories, strict=True):
+        valid = [name for name in one if name.startswith("valid/")]
+        assert {"valid/loss", "valid/recon", "valid/logit_kl", "valid/fvu_mean", "valid/l0"} <= set(valid)
+        assert [float(two[name]) for name in valid] == pytest.approx([float(one[name]) for name in valid], rel=1e-5)
