@@ -71,7 +71,7 @@ class Training(Section):
         """What does not fit a suite of these sites."""
         for name in self.lr_sites or {}:
             if name not in sites:
-                yield f"{key}.lr_sites: no site is called {name}; there are {', '.join(sites)}{nearest(name, sites)}"
+                yield f"{key}.lr_sites: no site is called {name}; allowed: {', '.join(sites)}{nearest(name, sites)}"
         last = self.begins(len(sites) - 1)
         if last >= self.steps:
             most = (self.steps - 1) // (len(sites) - 1)
