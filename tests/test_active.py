@@ -170,6 +170,7 @@ def test_what_is_in_no_name() -> None:
 ANYTHING = (None, True, False, 1, 2, 3, 300, 0.0, 0.25, 0.5, 1.0, 2.0, "all", [0], [1], [0, 1], ["mlp"], ["attn"])
 WORDS = (
     *("contribution", "random", "none", "all", "joint", "per_site", "firing", "activation", "even", "by_score"),
+    *("linear", "cosine", "constant"),
     *("fvu", "mse", "huber", "float32", "bfloat16", "packed", "document", "auto", "bos", "eos"),
     *("cpu", "cuda", "ddp", "32-true", "bf16-mixed"),
 )
@@ -203,7 +204,8 @@ def choices(kind: str, of: Of) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     plain = of(f"sae={kind}").model_dump()
     found: dict[str, list[Any]] = {}
     for key in leaves({section: plain[section] for section in COVERED}):
-        if key not in ("model.kind", "sae.kind", "data.kind", "data.path"):
+        kinds = ("model.kind", "sae.kind", "data.kind", "pretrain.optimizer.kind", "finetune.optimizer.kind")
+        if key not in (*kinds, "data.path"):
             tried = (checked(changed_in(plain, key, value)) for value in (*ANYTHING, *WORDS))
             taken = [functools.reduce(getattr, key.split("."), config) for config in tried if config is not None]
             distinct = {json.dumps(value): value for value in taken if value != "auto" or key != "data.separator"}

@@ -113,7 +113,10 @@ def _seconds(action: Callable[[], object]) -> float:
         ("finetune.warmup=0.9", ["finetune.warmup=0.9 and finetune.decay=0.3"]),
         ("trainer.devices=3", ["pretrain.batch_size=16", "trainer.devices=3", "finetune.batch_size=8"]),
         ("model.warmup=0.6", ["model.warmup=0.6 and model.decay=0.5", "at most 1"]),
-        ("pretrain.lr_sites={0.atn: 0.5}", ["pretrain.lr_sites: no site is called 0.atn", "did you mean `0.attn`?"]),
+        (
+            "pretrain.lr_sites={0.atn: 0.5}",
+            ["pretrain.lr_sites={0.atn:0.5}: no site is called 0.atn", "did you mean `0.attn`?"],
+        ),
         ("pretrain.lr_sites={9.mlp: 0.5}", ["no site is called 9.mlp; allowed: 0.attn, 0.mlp, 1.attn"]),
         ("finetune.lr_sites={0.attn: 0}", ["finetune.lr_sites.0.attn=0", "more than 0"]),
         (
