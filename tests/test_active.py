@@ -174,9 +174,10 @@ def test_what_is_in_no_name() -> None:
 ANYTHING = (None, True, False, 1, 2, 3, 300, 0.0, 0.25, 0.5, 1.0, 2.0, "all", [0], [1], [0, 1], ["mlp"], ["attn"])
 WORDS = (
     *("contribution", "random", "none", "all", "joint", "per_site", "firing", "activation", "even", "by_score"),
+    *("linear", "cosine", "constant"),
     *("fvu", "mse", "huber", "float32", "bfloat16", "packed", "document", "auto", "bos", "eos"),
     *("8bit", "4bit", "last", "best"),
-    *("cpu", "cuda", "ddp", "32-true", "bf16-mixed", "linear", "cosine", "constant"),
+    *("cpu", "cuda", "ddp", "32-true", "bf16-mixed"),
 )
 
 

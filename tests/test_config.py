@@ -118,8 +118,11 @@ def _seconds(action: Callable[[], object]) -> float:
         ("trainer.keep_checkpoints=some", ["trainer.keep_checkpoints='some'", "'all' or an integer"]),
         ("trainer.checkpoint_steps=0", ["trainer.checkpoint_steps=0", "at least 1 or null"]),
         ("model.warmup=0.6", ["model.warmup=0.6 and model.decay=0.5", "at most 1"]),
-        ("pretrain.lr_sites={0.atn: 0.5}", ["pretrain.lr_sites: no site is called 0.atn", "did you mean `0.attn`?"]),
-        ("pretrain.lr_sites={9.mlp: 0.5}", ["no site is called 9.mlp; there are 0.attn, 0.mlp, 1.attn"]),
+        (
+            "pretrain.lr_sites={0.atn: 0.5}",
+            ["pretrain.lr_sites={0.atn:0.5}: no site is called 0.atn", "did you mean `0.attn`?"],
+        ),
+        ("pretrain.lr_sites={9.mlp: 0.5}", ["no site is called 9.mlp; allowed: 0.attn, 0.mlp, 1.attn"]),
         ("finetune.lr_sites={0.attn: 0}", ["finetune.lr_sites.0.attn=0", "more than 0"]),
         (
             "pretrain.stagger=100",

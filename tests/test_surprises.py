@@ -91,7 +91,7 @@ def fitting(key: str) -> list[str]:
     *parents, name = key.split(".")
     for part in parents:
         fields = [one.model_fields[part] for one in section if part in one.model_fields]
-        section = [b for field in fields for b in branches(field.annotation) if b is not type(None)]
+        section = [b for field in fields for b in branches(field.annotation) if b is not types.NoneType]
     for one in section:
         if name in one.model_fields:
             field = one.model_fields[name]
@@ -128,13 +128,17 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
         return config
 
     def find(key: str) -> DictConfig:
+        parent, _, name = key.rpartition(".")
         group = key.partition(".")[0]
+        if parent.endswith(".optimizer"):  # a stage's own
+            group, mounted = "optimizer", f"optimizer@{parent}"
+        else:
+            mounted = group
         options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        for choice in ("", *(f"{group}={option}" for option in options if option not in ("base", "windows"))):
+        for choice in ("", *(f"{mounted}={option}" for option in options if option not in ("base", "windows"))):
             if choice not in composed:
                 composed[choice] = compose_choice(choice)
-            parent, _, name = key.rpartition(".")
-            if name in (OmegaConf.select(composed[choice], parent) if parent else composed[choice]):
+            if name in ((OmegaConf.select(composed[choice], parent) if parent else composed[choice]) or ()):
                 return composed[choice]
         raise AssertionError(f"{key} is in the schema, but no choice of conf/ sets it")
 

@@ -31,5 +31,5 @@ def decay_problems(key: str, decay: float, shape: str, to: float) -> Iterator[st
     if decay and shape == "constant" and not to:
         yield (
             f"{key}.decay_shape=constant and {key}.decay_to={to}: nothing would be learned in the last "
-            f"{key}.decay={decay} of the steps; set {key}.decay_to, or {key}.decay=0"
+            f"{key}.decay={decay} of the steps; allowed: {key}.decay_to more than 0, or {key}.decay=0"
         )

@@ -69,9 +69,10 @@ class Training(Section):
 
     def site_problems(self, key: str, sites: list[str]) -> Iterator[str]:
         """What does not fit a suite of these sites."""
-        for name in self.lr_sites or {}:
+        for name, factor in (self.lr_sites or {}).items():
             if name not in sites:
-                yield f"{key}.lr_sites: no site is called {name}; there are {', '.join(sites)}{nearest(name, sites)}"
+                found = f"{key}.lr_sites={{{name}:{factor:g}}}"
+                yield f"{found}: no site is called {name}; allowed: {', '.join(sites)}{nearest(name, sites)}"
         last = self.begins(len(sites) - 1)
         if last >= self.steps:
             most = (self.steps - 1) // (len(sites) - 1)

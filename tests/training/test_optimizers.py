@@ -255,7 +255,7 @@ def test_sites_have_rates_of_their_own(gpt2: LanguageModel, make_suite: Make, ki
 def test_sites_begin_one_after_the_other(
     gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path, kind: str
 ) -> None:
-    """Before, their weights stay to the bit and their clocks at 0; when they begin, they do as at a start."""
+    """Before, their weights stay to the bit, their clocks at 0, and the optimiser knows nothing of them."""
     suite = make_suite(gpt2, auxk=AuxK(k=3, dead_after=10))
     begun = {str(site): 3 * number for number, site in enumerate(suite.sites)}
     before = state(suite)
@@ -270,6 +270,8 @@ def test_sites_begin_one_after_the_other(
                 name = f"dictionaries.{site.layer}_{site.kind}"
                 moved = any(not torch.equal(now[f"{name}.{part}"], before[f"{name}.{part}"]) for part in weights)
                 of[str(site)] = moved, int(self.suite[site].tokens_since_fired.max())
+                known = any(self.learner.optimizer.state.get(p) for p in self.suite[site].parameters())
+                assert known == (len(seen) >= begun[str(site)])
             seen.append(of)
 
     config = training(steps=12, stagger=3, optimizer=CONFIGS[kind])
