@@ -116,9 +116,10 @@ class Dictionary(nn.Module):
             if "revived" in aux and auxk is not None:
                 dead = self.dead_code(pre, live[part], k=auxk.k, dead_after=auxk.dead_after)
                 dead_kept += [] if dead is None else [dead]
-        code = self.bounded(self.activation(self._differentiable(kept, shifted, arrivals)))
+        pre_kept = self._differentiable(kept, shifted, arrivals)
+        code = self.bounded(self.activation(pre_kept))
         found = {}
-        if "penalty" in aux and (penalty := self.activation.penalty(code)) is not None:
+        if "penalty" in aux and (penalty := self.activation.penalty(code, pre_kept)) is not None:
             found["penalty"] = penalty
         if dead_kept:
             found["revived"] = self.revive(self._differentiable(dead_kept, shifted, arrivals))
