@@ -126,7 +126,7 @@ class Learned(Activation):
         learns = slope * (threshold - threshold.detach())  # 0, with a gradient
         return code.with_values(torch.where(pre > threshold, pre, torch.zeros_like(pre)) + learns)
 
-    def penalty(self, code: SparseCode) -> Float[Tensor, " nnz"]:
+    def penalty(self, code: SparseCode, pre: SparseCode) -> Float[Tensor, " nnz"]:
         return 2 * code.value
 
 
