@@ -43,9 +43,8 @@ def gradients(function: JumpReLU, what: str) -> tuple[Tensor, float]:
     weights = torch.arange(1.0, len(values) + 1).double()
     (out * weights).sum().backward()
     assert function.log_threshold.grad is not None
-    return torch.zeros_like(
-        values
-    ) if values.grad is None else values.grad, function.log_threshold.grad.item() / function.log_threshold.exp().item()
+    of_threshold = function.log_threshold.grad.item() / function.log_threshold.exp().item()
+    return torch.zeros_like(values) if values.grad is None else values.grad, of_threshold
 
 
 def test_the_gradients_of_activations() -> None:

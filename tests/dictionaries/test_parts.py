@@ -266,7 +266,7 @@ def test_nothing_auxiliary_is_computed_that_nobody_asks_for(type_: str, monkeypa
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"type": "gated"}, r"^no type of dictionary is called 'gated'; there are vanilla, topk, batchtopk$"),
+        ({"type": "gated"}, r"^no type of dictionary is called 'gated'; there are vanilla, topk, batchtopk, jumprelu$"),
         ({"type": "topk"}, r"^settings of a dictionary of type topk: .*'k'"),
         ({"type": "topk", "k": 3, "l1": 0.1}, r"^settings of a dictionary of type topk: .*'l1'"),
         ({"type": "vanilla", "k": 3}, r"^settings of a dictionary of type vanilla: .*'k'"),
