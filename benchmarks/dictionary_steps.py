@@ -6,6 +6,8 @@ from benchmarks.inputs import activations
 from benchmarks.step import LR, Call, Step
 from scae.dictionaries import Dictionary, Shape, create
 
+CHUNK_MB = 32  # conf/trainer/auto.yaml
+
 
 def dictionary_step(*, tokens: int, d_model: int, features: int, k: int, device: str, upkeep: bool = False) -> Step:
     """A training step of one autoencoder. upkeep: with what a trainer does around it, as the peers' trainers do: firing
@@ -16,7 +18,7 @@ def dictionary_step(*, tokens: int, d_model: int, features: int, k: int, device:
     optimizer = torch.optim.Adam(dictionary.parameters(), lr=LR, fused=True)
 
     def loss() -> torch.Tensor:
-        code = dictionary.encode(x, live)
+        code = dictionary.sparsify(dictionary.shift(x), live, chunk_mb=CHUNK_MB).code
         if upkeep:
             dictionary.count_firing(code.fired(), tokens)
         error = (x - dictionary.decode(code)).square().sum()

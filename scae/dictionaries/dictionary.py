@@ -34,6 +34,10 @@ class Shape:
     d_out: int
     transcoder: bool
 
+    def __post_init__(self) -> None:
+        if self.d_in != self.d_out and not self.transcoder:
+            raise ValueError(f"an autoencoder writes what it reads, got d_in={self.d_in} and d_out={self.d_out}")
+
 
 class Encoded(NamedTuple):
     """The code of the live tokens, and the auxiliary quantities that a loss asked for, as far as there are any:

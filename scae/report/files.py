@@ -99,9 +99,10 @@ def read_job(directory: Path) -> Job:
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
-    """A sort key that puts "2.mlp" before "10.attn"."""
+    """A sort key that puts "2.mlp" before "10.attn", and "embed", which is before all layers, before "0.attn"."""
     parts = re.findall(r"\d+|\D+", text)
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+    first = [(-1, 0, "")] if text == "embed" else []
+    return first + [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
 
 
 def is_run(directory: Path) -> bool:

@@ -287,3 +287,8 @@ def test_a_dictionary_knows_what_it_was_made_from(type_: str) -> None:
     assert dictionary.spec == SPECS[type_]
     assert dictionary.shape == shape
     assert (dictionary.n_features, dictionary.transcoder) == (12, True)
+
+
+def test_an_autoencoder_writes_as_much_as_it_reads() -> None:
+    with pytest.raises(ValueError, match="an autoencoder writes what it reads, got d_in=5 and d_out=6"):
+        Shape(12, 5, 6, transcoder=False)

@@ -12,6 +12,7 @@ from rich.console import Console
 from scae.arms import ARMS
 from scae.report import ReportError, arms_table, write_run
 from scae.report.arms_grid import sites
+from scae.report.files import natural
 
 Put = Callable[..., Path]
 Make = Callable[..., dict[str, float]]
@@ -136,3 +137,8 @@ def test_a_run_without_metrics_says_why(tmp_path: Path, put: Put) -> None:
     run = put(tmp_path / "run", None, status="failed", error="ValueError: no text\nTraceback")
     with pytest.raises(ReportError, match=r"no metrics.*failed; ValueError: no text\)$"):
         write_run(run)
+
+
+def test_sites_stand_in_the_order_of_the_model() -> None:
+    in_order = ["embed", "0.attn", "0.mlp", "2.mlp", "10.attn", "unembed"]
+    assert sorted(reversed(in_order), key=natural) == in_order
