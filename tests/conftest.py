@@ -191,6 +191,7 @@ def make_suite() -> Callable[..., Any]:
             "topk": {"type": "topk", "k": 4},
             "relu": {"type": "vanilla"},
             "batchtopk": {"type": "batchtopk", "k": 4, "threshold_rate": 0.1},
+            "jumprelu": {"type": "jumprelu", "threshold": 0.2, "bandwidth": 0.3},
         }
         d_model, dictionaries = lm.paths.d_model, {}
         for number, site in enumerate(_all_sites(lm) if sites is None else sites):

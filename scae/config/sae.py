@@ -7,7 +7,7 @@ from pydantic import Field
 
 from scae.config.active import SWITCH, Unnamed
 from scae.config.errors import null
-from scae.config.section import Fraction, Positive, Section
+from scae.config.section import Fraction, Positive, Rate, Section
 
 
 class AuxK(Section):
@@ -87,4 +87,13 @@ class BatchTopKSae(Sae):
         return self.k
 
 
-AnySae = Annotated[VanillaSae | TopKSae | BatchTopKSae, Field(discriminator="kind")]
+class JumpReLUSae(Sae):
+    """A learned threshold for each feature."""
+
+    kind: Literal["jumprelu"]
+    threshold: Rate = Field(description="that every feature starts with")
+    bandwidth: Rate = Field(description="width of the rectangle around a threshold from which it has a gradient")
+    offers: ClassVar[frozenset[str]] = frozenset({"penalty", "revived"})
+
+
+AnySae = Annotated[VanillaSae | TopKSae | BatchTopKSae | JumpReLUSae, Field(discriminator="kind")]

@@ -33,6 +33,6 @@ class Activation(nn.Module, ABC):
         """The activations, from the pre-activations that `support` has kept, now with their gradients."""
         return code
 
-    def penalty(self, code: SparseCode) -> Float[Tensor, " nnz"] | None:
-        """What a sparsity loss counts of each entry."""
+    def penalty(self, code: SparseCode, pre: SparseCode) -> Float[Tensor, " nnz"] | None:
+        """What a sparsity loss counts of each entry. pre: the pre-activations that the activations were made from."""
         return None

@@ -121,10 +121,10 @@ class Dictionary(nn.Module):
         The site is decoded before its dead features are: decoder rows have gradients from both, and the sum of
         gradients is rounded in the order of use.
         """
-        code, dead = self._codes(shifted, live, arrivals, auxk if "revived" in aux else None, chunk_mb)
+        code, pre, dead = self._codes(shifted, live, arrivals, auxk if "revived" in aux else None, chunk_mb)
         reconstruction = self.decode(code)
         found = {}
-        if "penalty" in aux and (penalty := self.activation.penalty(code)) is not None:
+        if "penalty" in aux and (penalty := self.activation.penalty(code, pre)) is not None:
             found["penalty"] = penalty
         if dead is not None:
             found["revived"] = self.revive(dead)
@@ -137,8 +137,9 @@ class Dictionary(nn.Module):
         arrivals: Arrivals | None,
         auxk: AuxK | None,
         chunk_mb: int | None,
-    ) -> tuple[SparseCode, SparseCode | None]:
-        """The code, and that of the dead features where `auxk` asks for one and there are any."""
+    ) -> tuple[SparseCode, SparseCode, SparseCode | None]:
+        """The code, the pre-activations that it was made from, and those of the dead features where `auxk` asks for
+        some and there are any."""
         kept, dead_kept = [], []
         for part in self._parts(len(shifted), arrivals, chunk_mb):
             arrived = arrivals.tokens(part.start, part.stop) if arrivals else None
@@ -146,8 +147,9 @@ class Dictionary(nn.Module):
             kept.append(self.activation.support(pre, live[part]))
             dead = self.dead_code(pre, live[part], k=auxk.k, dead_after=auxk.dead_after) if auxk else None
             dead_kept += [] if dead is None else [dead]
-        code = self.bounded(self.activation(self._differentiable(kept, shifted, arrivals)))
-        return code, self._differentiable(dead_kept, shifted, arrivals) if dead_kept else None
+        pre_kept = self._differentiable(kept, shifted, arrivals)
+        code = self.bounded(self.activation(pre_kept))
+        return code, pre_kept, self._differentiable(dead_kept, shifted, arrivals) if dead_kept else None
 
     def _parts(self, n_tokens: int, arrivals: Arrivals | None, chunk_mb: int | None) -> Iterator[slice]:
         window, heads = (arrivals.window, arrivals.weight.shape[1]) if arrivals else (1, 0)

@@ -126,7 +126,7 @@ class Learned(Activation):
         learns = slope * (threshold - threshold.detach())  # 0, with a gradient
         return code.with_values(torch.where(pre > threshold, pre, torch.zeros_like(pre)) + learns)
 
-    def penalty(self, code: SparseCode) -> Float[Tensor, " nnz"]:
+    def penalty(self, code: SparseCode, pre: SparseCode) -> Float[Tensor, " nnz"]:
         return 2 * code.value
 
 
@@ -266,7 +266,7 @@ def test_nothing_auxiliary_is_computed_that_nobody_asks_for(type_: str, monkeypa
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"type": "gated"}, r"^no type of dictionary is called 'gated'; there are vanilla, topk, batchtopk$"),
+        ({"type": "gated"}, r"^no type of dictionary is called 'gated'; there are vanilla, topk, batchtopk, jumprelu$"),
         ({"type": "topk"}, r"^settings of a dictionary of type topk: .*'k'"),
         ({"type": "topk", "k": 3, "l1": 0.1}, r"^settings of a dictionary of type topk: .*'l1'"),
         ({"type": "vanilla", "k": 3}, r"^settings of a dictionary of type vanilla: .*'k'"),

@@ -79,7 +79,7 @@ def everything(activation: str) -> Objective:
             Sparsity(weight=0.01),
             AuxKTerm(weight=0.1),
         ],
-        offers={"penalty", "revived"} if activation == "relu" else {"revived"},
+        offers={"penalty", "revived"} if activation in ("relu", "jumprelu") else {"revived"},
     )
 
 
@@ -144,7 +144,7 @@ def windows() -> TokenWindows:
 
 
 @pytest.mark.parametrize("exponent", [7])
-@pytest.mark.parametrize("activation", ["topk", "relu", "batchtopk"])
+@pytest.mark.parametrize("activation", ["topk", "relu", "batchtopk", "jumprelu"])
 def test_the_unit_of_the_stream_changes_nothing(
     tiny: SimpleNamespace, make_suite: Make, windows: TokenWindows, activation: str, exponent: int
 ) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from scae.dictionaries.dictionary import Dictionary, Shape
-from scae.dictionaries.types import batchtopk, topk, vanilla
+from scae.dictionaries.types import batchtopk, jumprelu, topk, vanilla
 
 TYPES: dict[str, Callable[..., Dictionary]] = {
     "vanilla": vanilla.build,
     "topk": topk.build,
     "batchtopk": batchtopk.build,
+    "jumprelu": jumprelu.build,
 }
 
 
