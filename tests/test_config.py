@@ -105,6 +105,13 @@ def _seconds(action: Callable[[], object]) -> float:
         ("sites.layers=[0,7]", ["sites.layers=[0, 7]", "the model has 4 layers", "0 to 3"]),
         ("trainer.devices=0", ["trainer.devices=0", "'auto' or at least 1"]),
         ("sae.k=5000", ["sae.k=5000", "512 features", "raise sae.expansion"]),
+        ("sae.anneal={share: 0.5, k_start: 4}", ["sae.anneal.k_start=4: less than sae.k=16", "anneal.share=null"]),
+        (
+            "sae.anneal={share: 0.5, k_start: 999}",
+            ["sae.anneal.k_start=999: more than the 512 features", "raise sae.exp"],
+        ),
+        ("sae.anneal.share=1", ["sae.anneal.share=1", "less than 1.0 or null"]),
+        ("sae.skip=true", ["sae.skip=true: a skip reads the whole stream", "select and finetune", "[model,pretrain]"]),
         ("sae.features=8", ["sae.features=8 and sae.expansion=8", "exactly one"]),
         ("sae.k=null", ["sae.k=null", "an integer"]),
         ("sae.kind=vanilla", ["sae.k: no such key", "allowed in sae: features, expansion, centred, bound, auxk"]),

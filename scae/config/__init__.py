@@ -14,7 +14,7 @@ from scae.config.loss import Loss
 from scae.config.model import HubModel, LocalModel, TinyModel
 from scae.config.parsing import parse
 from scae.config.rules import shape_problems
-from scae.config.sae import AnySae, AuxK, BatchTopKSae, Bound, Sae, TopKSae, VanillaSae
+from scae.config.sae import Anneal, AnySae, AuxK, BatchTopKSae, Bound, Sae, TopKSae, VanillaSae
 from scae.config.sites import Sites
 from scae.config.trainer import TrainerConfig
 from scae.config.training import Finetune, Pretrain, Regrow, Training
@@ -22,6 +22,7 @@ from scae.config.whole import STAGES, Config, Stage
 
 __all__ = [
     "STAGES",
+    "Anneal",
     "AnySae",
     "AuxK",
     "BatchTopKSae",

@@ -21,6 +21,7 @@ def problems_of(config: Config) -> Iterator[str]:
         yield from shape_problems(config, d_model=config.model.d_model, n_layers=config.model.n_layers)
     yield from _batch_problems(config)
     yield from _stage_problems(config)
+    yield from _unprunable_sae(config)
     yield from _missing_files(config)
     yield from _unwritable(config)
 
@@ -28,11 +29,11 @@ def problems_of(config: Config) -> Iterator[str]:
 def shape_problems(config: Config, *, d_model: int, n_layers: int) -> Iterator[str]:
     """What a model of this shape has no room for."""
     sae = config.sae
-    if sae.picked is not None and sae.features is None and sae.picked > sae.size(d_model):
-        yield (
-            f"sae.k={sae.picked}: more than the {sae.size(d_model)} features of sae.expansion={null(sae.expansion)} x "
-            f"{d_model}, the model's d_model; lower sae.k or raise sae.expansion"
+    if sae.features is None:
+        name = (
+            f"the {sae.size(d_model)} features of sae.expansion={null(sae.expansion)} x {d_model}, the model's d_model"
         )
+        yield from sae.size_problems("sae", sae.size(d_model), name=name, change="sae.expansion")
     for key, layers in _layer_lists(config):
         if any(layer >= n_layers for layer in layers):
             yield f"{key}={layers}: the model has {n_layers} layers; allowed: 0 to {n_layers - 1}"
@@ -78,6 +79,19 @@ def _stage_problems(config: Config) -> Iterator[str]:
     for stage in config.force:
         if stage not in config.stages:
             yield f"force={config.force}: {stage} is not among stages={config.stages}"
+
+
+def _unprunable_sae(config: Config) -> Iterator[str]:
+    """A dictionary that reads the whole stream outside its features has no pruned pass."""
+    if not config.sae.skip:
+        return
+    if config.sites.kinds == ["attn"]:
+        yield "sae.skip=true: a skip belongs to a transcoder; sites.kinds=[attn] has none, allowed: kinds with mlp"
+    if along := [stage for stage in config.stages if stage in ("select", "finetune")]:
+        yield (
+            f"sae.skip=true: a skip reads the whole stream without a connection, so there is nothing for "
+            f"{' and '.join(along)} to prune; allowed: stages=[model,pretrain]"
+        )
 
 
 def _missing_files(config: Config) -> Iterator[str]:

@@ -4,7 +4,8 @@ u    = (x - centre) / scale           in the unit of what it reads (see `scae.di
 pre  = W_enc (u - b_dec) + b_enc      an autoencoder: u and the reconstruction live in the same space
 pre  = W_enc u + b_enc                a transcoder: never subtract an output bias from an input
 f    = min(activation(pre), ceiling)
-yhat = (f W_dec + b_dec) scale + centre       in the unit of what it writes
+yhat = (f W_dec + b_dec) scale + centre       in the unit of what it writes; with a skip, of a transcoder alone,
+yhat = (f W_dec + b_dec + u W_skip) scale + centre              (Paulo et al. 2025)
 
 W_enc and b_enc are W and b of its encoder, W_dec and b_dec those of its decoder.
 """
@@ -21,6 +22,7 @@ from scae.core.typing import Bool, Float, Int, Tensor
 from scae.dictionaries.activation import Activation
 from scae.dictionaries.decoder import Decoder
 from scae.dictionaries.encoder import Encoder
+from scae.dictionaries.skip import Skip
 from scae.dictionaries.unit import Unit
 from scae.kernels import Arrivals, SparseCode
 
@@ -43,6 +45,7 @@ class Encoded(NamedTuple):
     """The code of the live tokens, and the auxiliary quantities that a loss asked for, as far as there are any:
 
     penalty     `[nnz]` what a sparsity loss counts of each entry of the code
+    partial     `[code, token, d_out]` what its type also reconstructs the target with (`Activation.partial`)
     revived     `[token, d_out]` what dead features make of the error (AuxK, Gao et al. 2024, appendix A.2)
     """
 
@@ -55,17 +58,20 @@ class Dictionary(nn.Module):
 
     reads, writes: the units of what is read and written, which are one for an autoencoder; ceiling: `[feature]` no
     activation exceeds it, infinite until it is learned; tokens_since_fired: `[feature]`, counted over live tokens, a
-    feature fires with a value > 0 only; spec: its type and settings, see `scae.dictionaries.create`.
+    feature fires with a value > 0 only; skip: None, or what a transcoder writes beside its features; spec: its type and
+    settings, see `scae.dictionaries.create`.
     """
 
     ceiling: Float[Tensor, " feature"]
     tokens_since_fired: Int[Tensor, " feature"]
     spec: dict[str, Any]
+    skip: Skip | None
 
     def __init__(self, encoder: Encoder, activation: Activation, decoder: Decoder, *, shape: Shape) -> None:
         super().__init__()
         self.encoder, self.activation, self.decoder = encoder, activation, decoder
         self.shape = shape
+        self.skip = None
         self.reads, self.writes = Unit(shape.d_in), Unit(shape.d_out)
         self.register_buffer("ceiling", torch.full((shape.n_features,), torch.inf))
         self.register_buffer("tokens_since_fired", torch.zeros(shape.n_features, dtype=torch.int64))
@@ -123,9 +129,14 @@ class Dictionary(nn.Module):
         """
         code, pre, dead = self._codes(shifted, live, arrivals, auxk if "revived" in aux else None, chunk_mb)
         reconstruction = self.decode(code)
+        skipped = None if self.skip is None else self.skip(shifted) * self.writes.scale
+        if skipped is not None:
+            reconstruction = reconstruction + skipped
         found = {}
         if "penalty" in aux and (penalty := self.activation.penalty(code, pre)) is not None:
             found["penalty"] = penalty
+        if "partial" in aux and (codes := self.activation.partial(code, pre)):
+            found["partial"] = self._partial(codes, skipped)
         if dead is not None:
             found["revived"] = self.revive(dead)
         return reconstruction, Encoded(code, found)
@@ -173,6 +184,16 @@ class Dictionary(nn.Module):
 
     def decode(self, code: SparseCode) -> Float[Tensor, "token d_out"]:
         return self.writes.leave(self.decoder(code))
+
+    def _partial(
+        self, codes: list[SparseCode], skipped: Float[Tensor, "token d_out"] | None
+    ) -> Float[Tensor, "code token d_out"]:
+        learns = self.activation.teaches_decoder
+        decode = self.decoder if learns else self.decoder.frozen
+        written = torch.stack([self.writes.leave(decode(code)) for code in codes])
+        if skipped is None:
+            return written
+        return written + (skipped if learns else skipped.detach())
 
     @property
     def constant(self) -> Float[Tensor, " d_out"]:

@@ -29,7 +29,10 @@ class Suite(Assembly):
         """A new suite. Whether a dictionary is an autoencoder or a transcoder, its site says."""
         d_model = lm.paths.d_model
         shapes = {site: Shape(sae.size(d_model), d_model, d_model, site.transcoder) for site in sites}
-        return cls({site: create(shape, **sae.spec) for site, shape in shapes.items()}, lm, ends=ends, auxk=sae.auxk)
+        suite = cls({site: create(shape, **sae.spec) for site, shape in shapes.items()}, lm, ends=ends, auxk=sae.auxk)
+        for activation in suite.picking:
+            activation.anneal = sae.annealed
+        return suite
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -6,7 +6,8 @@ The step has no gradient; a rectangle of width w (`bandwidth`) around the thresh
 
     df/dtheta = -theta / w   where |pre - theta| < w / 2        dH/dtheta = -1 / w   there; 0 elsewhere
 
-H is also what sparsity costs: the sum of the penalty over the entries of a token is its L0.
+What sparsity costs is H too, so that the sum over the entries of a token is its L0 (penalty l0, the paper's), or
+tanh(c f), of which also the activation has a gradient (Anthropic, January 2025); times the price.
 """
 
 import math
@@ -26,10 +27,13 @@ from scae.kernels import SparseCode
 class JumpReLU(Activation):
     """log_threshold: `[feature]`, in the unit of the pre-activations."""
 
-    def __init__(self, *, n_features: int, threshold: float, bandwidth: float) -> None:
-        """threshold: of every feature at first."""
+    def __init__(
+        self, *, n_features: int, threshold: float, bandwidth: float, penalty: str, slope: float, price: float
+    ) -> None:
+        """threshold: of every feature at first; penalty: `l0` or `tanh`; slope: c of tanh."""
         super().__init__()
-        self.bandwidth = bandwidth
+        self.bandwidth, self.slope, self.price = bandwidth, slope, price
+        self.counts = penalty == "l0"
         self.log_threshold = nn.Parameter(torch.full((n_features,), math.log(threshold)))
 
     @torch.no_grad()
@@ -44,8 +48,10 @@ class JumpReLU(Activation):
         return code.with_values(_Jump.apply(code.value, threshold, self.bandwidth))
 
     def penalty(self, code: SparseCode, pre: SparseCode) -> Float[Tensor, " nnz"]:
-        """Their sum is the L0, of which only the thresholds have a gradient."""
-        return _Step.apply(pre.value.detach(), self.log_threshold.exp()[pre.col], self.bandwidth)
+        """l0: their sum is the L0 times the price, of which only the thresholds have a gradient."""
+        if not self.counts:
+            return self.price * torch.tanh(self.slope * code.value)
+        return self.price * _Step.apply(pre.value.detach(), self.log_threshold.exp()[pre.col], self.bandwidth)
 
 
 class _Jump(Function):
@@ -82,5 +88,5 @@ class _Step(Function):
         return None, grad * near * (-1 / ctx.bandwidth), None
 
 
-def build(shape: Shape, *, threshold: float, bandwidth: float) -> Dictionary:
-    return Dictionary.linear(shape, JumpReLU(n_features=shape.n_features, threshold=threshold, bandwidth=bandwidth))
+def build(shape: Shape, **settings: Any) -> Dictionary:
+    return Dictionary.linear(shape, JumpReLU(n_features=shape.n_features, **settings))
