@@ -325,6 +325,25 @@ def test_an_interrupted_and_resumed_run_is_the_same_run(
     assert not different
 
 
+def test_the_training_tells_what_picks_how_far_it_is(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path
+) -> None:
+    """Once an optimiser step, whatever number of micro-steps it has."""
+    picked = []
+
+    class Recording(SuiteTraining):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            loss = super().training_step(batch, batch_idx)
+            picked.append([activation.picked for activation in self.suite.picking])
+            return loss
+
+    suite = make_suite(gpt2, activation="batchtopk")
+    for activation in suite.picking:
+        activation.anneal = Anneal(share=0.75, k_start=7)
+    run(suite, windows, tmp_path, loss=objective(), config=training(steps=4), accumulate=2, module=Recording)
+    assert picked == [[k] * len(suite.sites) for k in (7, 7, 6, 6, 5, 5, 4, 4)]
+
+
 def test_a_checkpoint_holds_the_suite_alone(
     gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path
 ) -> None:
