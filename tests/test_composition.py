@@ -80,7 +80,7 @@ def test_every_choice_goes_with_every_other(experiment: str, folder: Path, monke
     rest, sections = typed(experiment, folder)
     monkeypatch.setattr("scae.config.rules._unwritable", lambda config: ())  # looks at the disk, and at no choice
     product = list(itertools.product(*(sections[group].values() for group in GROUPS)))
-    assert len(product) == 72_000
+    assert len(product) == 168_000
     for combination in product:
         parse(rest | dict(zip(GROUPS, combination, strict=True)))
 
