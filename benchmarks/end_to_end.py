@@ -148,5 +148,5 @@ def _update(module: SuiteTraining, optimizer: torch.optim.Optimizer, trace: Any)
 def _sizes(config: Config) -> dict[str, Any]:
     model = config.model
     own = {"L": model.n_layers, "d": model.d_model} if model.kind == "tiny" else {}
-    k = {} if config.sae.kind == "vanilla" else {"k": config.sae.k}
+    k = {} if config.sae.picked is None else {"k": config.sae.picked}
     return own | k | {"C": config.connectivity.C, "context": config.data.context}

@@ -192,11 +192,25 @@ def make_suite() -> Callable[..., Any]:
             "topk": {"type": "topk", "k": 4},
             "relu": {"type": "vanilla"},
             "batchtopk": {"type": "batchtopk", "k": 4, "threshold_rate": 0.1},
+            "matryoshka": {"type": "matryoshka", "k": 4, "threshold_rate": 0.1, "groups": [0.2, 0.3, 0.5]},
+            "groupmax": {"type": "groupmax"},
+            "jumprelu": {
+                "type": "jumprelu",
+                "threshold": 0.2,
+                "bandwidth": 0.3,
+                "penalty": "l0",
+                "slope": 4.0,
+                "price": 1.0,
+            },
+            "gated": {"type": "gated", "price": 1.0},
         }
         d_model, dictionaries = lm.paths.d_model, {}
         for number, site in enumerate(_all_sites(lm) if sites is None else sites):
             shape = Shape(n_features + number, d_model, d_model, site.transcoder, further(site, sites or ()))
-            dictionaries[site] = create(shape, **settings[activation])
+            own = dict(settings[activation])
+            if activation == "groupmax":
+                own["k"] = next(k for k in range(2, shape.n_features + 1) if shape.n_features % k == 0)
+            dictionaries[site] = create(shape, **own)
         suite = Suite(dictionaries, lm, ends=ends, auxk=auxk).double()
         generator = torch.Generator().manual_seed(seed)
         for parameter in suite.parameters():

@@ -16,6 +16,7 @@ from test_surprises import branches
 
 from scae.config import Config
 from scae.config.active import SWITCH, Neutral, ReadIf, Switch, Unnamed, active, declared
+from scae.config.loss import WANTS
 from scae.config.section import Positive, Section, Weight
 
 _ = of  # a fixture of every test here, too
@@ -42,6 +43,7 @@ COVERED = {
         ("loss.recon.knee=2", "loss.recon.kind=mse", "loss.recon.kind=huber"),
         ("loss.recon.kind=mse", "loss.recon.weight=0", "loss.recon.weight=1"),
         ("pretrain.loss.block_mse.layers=[0]", "pretrain.loss.block_mse.weight=0", "pretrain.loss.block_mse.weight=1"),
+        ("sae.anneal.k_start=30", "sae.anneal.share=null", "sae.anneal.share=0.5"),
         ("sae.bound.tokens=3", "sae.bound.margin=null", "sae.bound.margin=1"),
         ("finetune.regrow.share=0.5", "finetune.regrow.every=null", "finetune.regrow.every=5"),
         ("pretrain.validation.tokens=99", "pretrain.validation.every=null", "pretrain.validation.every=5"),
@@ -80,6 +82,22 @@ def test_sparsity_weighs_what_vanilla_alone_has_to_pay_for(of: Of, override: str
         for picks in ("topk", "batchtopk"):
             assert changed(of, weight, base=(f"sae={picks}",)) == set()
     assert changed(of, weights[1], base=("sae=vanilla", weights[0])) == downstream_of(first)
+
+
+@pytest.mark.parametrize(("override", "first"), [("pretrain.loss", "pretrain"), ("loss", "finetune")])
+def test_partial_weighs_what_gated_and_matryoshka_alone_have(of: Of, override: str, first: str) -> None:
+    for weight in (0, 0.3):
+        key = f"{override}.partial.weight={weight}"
+        for partial in ("gated", "matryoshka"):
+            assert changed(of, key, base=(f"sae={partial}",)) == downstream_of(first)
+        for others in ("topk", "vanilla", "jumprelu"):
+            assert changed(of, key, base=(f"sae={others}",)) == set()
+
+
+def test_keys_of_a_dictionary_that_are_off_name_nothing(of: Of) -> None:
+    sae = of().sae
+    assert {"skip", "anneal"}.isdisjoint(active(sae))
+    assert active(sae.model_copy(update={"skip": True})) == active(sae) | {"skip": True}
 
 
 def test_sites_without_ends_are_named_as_if_there_were_no_ends(of: Of) -> None:
@@ -161,7 +179,11 @@ def test_what_is_in_no_name() -> None:
              if declared(schema, key, Unnamed)}  # fmt: skip
     assert found == {
         *("LocalModel.path", "TextData.path", "Connectivity.path"),  # known by their content
-        *("VanillaSae.auxk", "TopKSae.auxk", "BatchTopKSae.auxk"),  # the losses that read it have it in their names
+        # the losses that read it have it in their names
+        *(
+            f"{kind}Sae.auxk"
+            for kind in ("Vanilla", "TopK", "BatchTopK", "Matryoshka", "GroupMax", "JumpReLU", "Gated")
+        ),
         *("Connectivity.chunk_mb", "Evaluation.first_look"),
         *(f"TrainerConfig.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "chunk_mb")),
         *(f"TrainerConfig.{key}" for key in ("checkpoint_minutes", "worst_share_warning", "progress")),
@@ -228,7 +250,8 @@ def named_first(config: Config, key: str) -> str | None:
     if key.startswith("sae.auxk."):
         losses = {"pretrain": config.pretrain.loss, "finetune": config.loss}
         return next((stage for stage, loss in losses.items() if loss.auxk.weight), None)
-    if key.endswith("loss.sparsity.weight") and config.sae.kind != "vanilla":
+    term = key.removeprefix("pretrain.").removeprefix("loss.").partition(".")[0] if "loss." in key else ""
+    if WANTS.get(term) not in {None, *config.sae.offers}:
         return None
     section, *path = key.split(".")
     at: Any = active(getattr(config, section))
@@ -242,7 +265,9 @@ def named_first(config: Config, key: str) -> str | None:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_two_configurations_that_differ_in_an_active_key_differ_in_name(of: Of, data: st.DataObject) -> None:
-    plain, values = choices(data.draw(st.sampled_from(["topk", "vanilla", "batchtopk"])), of)
+    plain, values = choices(
+        data.draw(st.sampled_from(["topk", "vanilla", "batchtopk", "matryoshka", "jumprelu", "gated"])), of
+    )
     for key in data.draw(st.lists(st.sampled_from(sorted(values)), max_size=8)):
         plain = changed_in(plain, key, data.draw(st.sampled_from(values[key])))
     key = data.draw(st.sampled_from(sorted(key for key in values if len(values[key]) > 1)))

@@ -79,10 +79,16 @@ def refusal(run: Run, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
         ("saee=topk", ["saee: no such key", "did you mean `sae`?"]),
         ("sae=topkk", ["sae=topkk: no such choice", "batchtopk", "did you mean `topk`?"]),
         ("ckpt_path=epoch=1.ckpt", ["ckpt_path=epoch=1.ckpt", "needs quotes"]),
-        ("sae=base", ["sae=base: no such choice; allowed: batchtopk, topk, vanilla"]),
+        (
+            "sae=base",
+            ["sae=base: no such choice; allowed: batchtopk, gated, groupmax, jumprelu, matryoshka, topk, vanilla"],
+        ),
         ("loss=base", ["loss=base: no such choice; allowed: ce, e2e, kl, recon, recon_kl"]),
         ("data=windows", ["data=windows: no such choice; allowed: hub, openwebtext, pile, stdlib, text"]),
-        ("sae.l1=0.1", ["sae.l1: no such key", "allowed in sae: features, expansion, centred, bound, auxk, kind, k"]),
+        (
+            "sae.l1=0.1",
+            ["sae.l1: no such key", "allowed in sae: features, expansion, centred, bound, auxk, skip, kind, k, anneal"],
+        ),
         ("sae.auxk.weight=0", ["sae.auxk.weight: no such key", "allowed in sae.auxk: k, dead_after"]),
         ("sae=null", ["sae=null"]),
         ("sae.k=1,2", ["--multirun"]),

@@ -105,6 +105,12 @@ def _seconds(action: Callable[[], object]) -> float:
         ("sites.layers=[0,7]", ["sites.layers=[0, 7]", "the model has 4 layers", "0 to 3"]),
         ("trainer.devices=0", ["trainer.devices=0", "'auto' or at least 1"]),
         ("sae.k=5000", ["sae.k=5000", "512 features", "raise sae.expansion"]),
+        ("sae.anneal={share: 0.5, k_start: 4}", ["sae.anneal.k_start=4: less than sae.k=16", "anneal.share=null"]),
+        (
+            "sae.anneal={share: 0.5, k_start: 999}",
+            ["sae.anneal.k_start=999: more than the 512 features", "raise sae.exp"],
+        ),
+        ("sae.anneal.share=1", ["sae.anneal.share=1", "less than 1.0 or null"]),
         ("sae.features=8", ["sae.features=8 and sae.expansion=8", "exactly one"]),
         ("sae.k=null", ["sae.k=null", "an integer"]),
         ("sae.kind=vanilla", ["sae.k: no such key", "allowed in sae: features, expansion, centred, bound, auxk"]),
@@ -272,6 +278,41 @@ def test_a_model_from_elsewhere_is_asked_for_its_shape_when_it_is_opened(
         "loss.block_mse.layers=[9]: the model has 2 layers; allowed: 0 to 1",
     ):
         assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("sae", "override", "told"),
+    [
+        (
+            "groupmax",
+            "sae.k=30",
+            ["sae.k=30: groups of one size cannot be made of the 512 features", "allowed: 16, 32"],
+        ),
+        ("groupmax", "sae.k=513", ["sae.k=513: more than the 512 features"]),
+        ("matryoshka", "sae.groups=[0.5,0.25]", ["sae.groups=[0.5, 0.25]: together 0.75; needed", "together 1"]),
+        ("matryoshka", "sae.groups=[0.001,0.999]", ["sae.groups=", "less than a feature of the 512", "0.00195"]),
+        ("matryoshka", "sae.groups=[0.5]", ["sae.groups=[0.5]", "at least 2"]),
+        ("jumprelu", "sae.penalty=l1", ["sae.penalty='l1'", "'l0' or 'tanh'"]),
+        ("jumprelu", "sae.bandwidth=0", ["sae.bandwidth=0", "more than 0"]),
+        ("gated", "sae.k=3", ["sae.k: no such key", "price"]),
+    ],
+)
+def test_a_mistake_in_the_settings_of_a_type_is_named(
+    composed: Composed, sae: str, override: str, told: list[str]
+) -> None:
+    message = refusal(composed, f"sae={sae}", f"+{override}" if sae == "gated" else override)
+    for part in told:
+        assert part in message
+
+
+def test_a_skip_needs_a_transcoder_and_no_stage_that_prunes(composed: Composed) -> None:
+    assert parse(composed("sae.skip=true", "stages=[model,pretrain]")).sae.skip
+    assert parse(composed("sae.skip=true")).stages == ["model", "pretrain", "evaluate"]
+    assert "a connection; so there is nothing for finetune to prune; allowed: stages=auto" in refusal(
+        composed, "sae.skip=true", "stages=[model,pretrain,finetune]"
+    )
+    message = refusal(composed, "sae.skip=true", "stages=[model,pretrain]", "sites.kinds=[attn]")
+    assert "sites.kinds=['attn'] has none, allowed: kinds with mlp" in message
 
 
 def test_force_needs_its_stage(composed: Composed) -> None:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part for part in PAGE.split("\n## ")[1:]}
 SEEN = {
-    "A type of dictionary": '"type": "groupmax"',
+    "A type of dictionary": '"type": "shrink"',
     "A kind of site": '"0.attn_here"',
     "A loss term": "train/cosine",
     "A score": '"method": "weight"',

@@ -43,6 +43,7 @@ def runs(artifacts: Path, tmp_path: Path) -> Callable[..., dict[str, float]]:
         (("sites=mlp_out",), ["0.mlp_out", "1.mlp_out"]),
         (("sites=resid", "sites.stride=2"), ["0.resid"]),
         (("sites=hook", "sites.hook=blocks.1.attn.hook_z"), ["blocks.1.attn.hook_z"]),
+        (("sites=mlp_transcoder", "sae.skip=true"), ["0.mlp", "1.mlp"]),
         (E2E, ["blocks.0.hook_resid_post"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -81,11 +82,14 @@ def test_an_unpruned_run_is_opened(artifacts: Path, tmp_path: Path) -> None:
     [
         (
             ("sites=resid", "stages=[select]"),
-            r"sites\.kinds=\['resid'\]: no linear path .* to resid; the pruned pass, .* allowed: stages=auto",
+            r"sites\.kinds=\['resid'\]: no linear path .* to resid; so there is nothing for select to prune",
         ),
-        (("sites=hook", "sites.hook=blocks.0.hook_resid_post", "stages=finetune"), r"sites\.hook=.*the pruned pass"),
+        (
+            ("sites=hook", "sites.hook=blocks.0.hook_resid_post", "stages=finetune"),
+            r"sites\.hook=.*for finetune to prune",
+        ),
         (("sites=mlp_out", "sites.embed=true"), r"sites\.embed=true: it has connections"),
-        (("sites=scae", "sites.kinds=[mlp,mlp_out]"), "mlp and mlp_out both replace what the MLP writes"),
+        (("sites=scae", "sites.kinds=[mlp,mlp_out]"), "mlp and mlp_out replace the same MLP"),
         (("sites=hook", "sites.hook=resid"), r"sites\.hook=resid: no name of an activation"),
         (("sites=scae", "sites.kinds=[]"), r"sites\.kinds=\[\] and sites\.hook=null: no site"),
     ],

@@ -66,6 +66,10 @@ def _interpolation_problem(error: OmegaConfBaseException, raw: Mapping[str, Any]
     key = str(error.full_key).partition("[")[0]
     found = lookup(raw, key.split("."))
     wanted = re.search(r"Interpolation key '([^']+)'", str(error))
+    dots = re.match(r"\$\{(\.+)", str(found))
+    if wanted and dots:  # relative, as `conf/` writes it: the user has removed what it reads
+        there = ".".join([*key.split(".")[: -len(dots[1])], wanted[1]])
+        return f"{there}: missing; it was removed with ~, and {key}={found} reads it"
     hint = nearest(wanted[1], _dotted(raw)) if isinstance(error, InterpolationKeyError) and wanted else ""
     return f"{key}={found}: {first_line(error)}{hint}"
 

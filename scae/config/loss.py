@@ -20,6 +20,11 @@ class Recon(Section):
     )
 
 
+class Partial(Recon):
+    """The same for what a type of dictionary has to reconstruct the target with beside its code: gated its gates,
+    matryoshka the first groups of its features; the others have nothing of the kind."""
+
+
 class BlockMse(Section):
     weight: Annotated[Weight, SWITCH]
     layers: Layers = Field(description="layers after which the residual streams are compared")
@@ -33,14 +38,18 @@ class LogitKl(Section):
 class Weighted(Section):
     """A term that has nothing but a weight.
 
-    ce: of the text; sparsity: of what a type of dictionary has to pay for, vanilla the L1 norm, types that pick their
-    number nothing; auxk: of what dead features (`sae.auxk`) leave of the error.
+    ce: of the text; sparsity: of what a type of dictionary has to pay for, vanilla the L1 norm, gated that of its
+    gates, jumprelu the L0, types that pick their number nothing; auxk: of what dead features (`sae.auxk`) leave of the
+    error.
     """
 
     weight: Annotated[Weight, SWITCH]
 
 
-BESIDE = ("sparsity", "auxk")
+WANTS = {"sparsity": "penalty", "partial": "partial", "auxk": "revived"}
+"""What a term wants of the dictionaries (`scae.dictionaries.Encoded`); there is no such term for those without it."""
+
+BESIDE = tuple(WANTS)
 """Terms that keep a dictionary in order; none of them trains it to reconstruct anything."""
 
 
@@ -50,6 +59,7 @@ class Loss(Section):
     logit_kl: LogitKl
     ce: Weighted
     sparsity: Weighted
+    partial: Partial
     auxk: Weighted
 
     def problems(self, key: str) -> Iterator[str]:

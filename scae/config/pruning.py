@@ -11,6 +11,7 @@ PRUNING: tuple[Stage, ...] = ("select", "finetune")
 def unprunable(config: Config) -> Iterator[str]:
     """Why a suite has no dense and no pruned pass, one line a reason; nothing where it has."""
     yield from config.sites.unprunable("sites")
+    yield from config.sae.unprunable("sae")
 
 
 def all_stages(config: Config) -> list[Stage]:
@@ -23,4 +24,4 @@ def pruning_problems(config: Config) -> Iterator[str]:
     """Stages that were asked for by name and cannot be."""
     wanted = [stage for stage in PRUNING if config.stages != "auto" and stage in config.stages]
     for reason in unprunable(config) if wanted else ():
-        yield f"{reason}; the pruned pass, and so stages={config.stages}, need one; allowed: stages=auto"
+        yield f"{reason}; so there is nothing for {' and '.join(wanted)} to prune; allowed: stages=auto"

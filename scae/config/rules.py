@@ -25,6 +25,7 @@ def problems_of(config: Config) -> Iterator[str]:
     yield from config.pretrain.validation.of_loss("pretrain.validation", config.pretrain.loss)
     yield from config.finetune.validation.of_loss("finetune.validation", config.loss)
     yield from _stage_problems(config)
+    yield from _skip_problems(config)
     yield from _missing_files(config)
     yield from _unwritable(config)
 
@@ -32,11 +33,11 @@ def problems_of(config: Config) -> Iterator[str]:
 def shape_problems(config: Config, *, d_model: int, n_layers: int) -> Iterator[str]:
     """What a model of this shape has no room for."""
     sae = config.sae
-    if sae.picked is not None and sae.features is None and sae.picked > sae.size(d_model):
-        yield (
-            f"sae.k={sae.picked}: more than the {sae.size(d_model)} features of sae.expansion={null(sae.expansion)} x "
-            f"{d_model}, the model's d_model; lower sae.k or raise sae.expansion"
+    if sae.features is None:
+        name = (
+            f"the {sae.size(d_model)} features of sae.expansion={null(sae.expansion)} x {d_model}, the model's d_model"
         )
+        yield from sae.size_problems("sae", sae.size(d_model), name=name, change="sae.expansion")
     for key, layers in _layer_lists(config):
         if any(layer >= n_layers for layer in layers):
             yield f"{key}={layers}: the model has {n_layers} layers; allowed: 0 to {n_layers - 1}"
@@ -96,6 +97,14 @@ def _stage_problems(config: Config) -> Iterator[str]:
     for stage in config.force:
         if stage not in (all_stages(config) if config.stages == "auto" else config.stages):
             yield f"force={config.force}: {stage} is not among stages={config.stages}"
+
+
+def _skip_problems(config: Config) -> Iterator[str]:
+    if config.sae.skip and not {"mlp", "clt"} & set(config.sites.kinds):
+        yield (
+            f"sae.skip=true: a skip belongs to a transcoder; sites.kinds={config.sites.kinds} has none, allowed: kinds "
+            "with mlp or clt"
+        )
 
 
 def _missing_files(config: Config) -> Iterator[str]:

@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from scae.config.active import SWITCH, Unnamed
+from scae.config.active import SWITCH, Neutral, ReadIf, Unnamed
 from scae.config.errors import null
-from scae.config.section import Fraction, Positive, Section
+from scae.config.section import Fraction, Positive, Rate, Section
 
 
 class AuxK(Section):
@@ -26,6 +26,24 @@ class Bound(Section):
     tokens: Positive = Field(description="training tokens on which the largest activations are found")
 
 
+class Anneal(Section):
+    """More features a token at first: k falls linearly over the first steps of pretraining."""
+
+    share: Annotated[Fraction | None, SWITCH] = Field(
+        description="of the steps of pretraining, the first, over which k falls; null: it is k from the start"
+    )
+    k_start: Positive = Field(description="features a token at the first step")
+
+    @property
+    def on(self) -> "Anneal | None":
+        return None if self.share is None else self
+
+    def k(self, done: float, *, last: int) -> int:
+        """k after this share of the steps. last: k once it has fallen."""
+        left = 0.0 if self.share is None else max(0.0, 1 - done / self.share)
+        return round(last + (self.k_start - last) * left)
+
+
 class Sae(Section):
     """What every type of dictionary has; all sites share these settings."""
 
@@ -34,6 +52,9 @@ class Sae(Section):
     centred: bool = Field(description="whether the unit of a site subtracts its mean, as it divides by its size")
     bound: Bound
     auxk: Annotated[AuxK, Unnamed("the losses that read it have it in their names")]
+    skip: Annotated[bool, Neutral(False)] = Field(
+        description="whether a transcoder also writes a linear map of what it reads (Paulo et al. 2025)"
+    )
 
     offers: ClassVar[frozenset[str]] = frozenset({"revived"})
     """What a dictionary can be asked for by a loss term (`scae.dictionaries.Encoded`)."""
@@ -41,8 +62,9 @@ class Sae(Section):
     @property
     def spec(self) -> dict[str, Any]:
         """What a dictionary of this type is made from, but for its shape: the type, and the settings of it alone."""
-        own = [name for name in type(self).model_fields if name not in Sae.model_fields]
-        return {"type" if name == "kind" else name: getattr(self, name) for name in own}
+        own = [name for name in type(self).model_fields if name not in Sae.model_fields and name != "anneal"]
+        spec = {"type" if name == "kind" else name: getattr(self, name) for name in own}
+        return spec | {"skip": True} if self.skip else spec
 
     def size(self, d_model: int) -> int:
         return self.features if self.features is not None else (self.expansion or 0) * d_model
@@ -52,13 +74,34 @@ class Sae(Section):
         """Features that it picks for a token; None: as many as are positive."""
         return None
 
+    @property
+    def annealed(self) -> Anneal | None:
+        """How k falls in pretraining; None: it does not."""
+        return None
+
     def problems(self, key: str) -> Iterator[str]:
         if (self.features is None) == (self.expansion is None):
             both = f"{key}.features={null(self.features)} and {key}.expansion={null(self.expansion)}"
             yield f"{both}: set exactly one of them, the other to null"
-        if self.picked is not None and self.features is not None and self.picked > self.features:
-            more = f"{key}.k={self.picked}: more than {key}.features={self.features}"
-            yield f"{more}; lower {key}.k or raise {key}.features"
+        elif self.features is not None:
+            size = f"{key}.features={self.features}"
+            yield from self.size_problems(key, self.features, name=size, change=f"{key}.features")
+        if self.annealed is not None and self.picked is not None and self.annealed.k_start < self.picked:
+            less = f"{key}.anneal.k_start={self.annealed.k_start}: less than {key}.k={self.picked}"
+            yield f"{less}, to which k falls; raise {key}.anneal.k_start, or set {key}.anneal.share=null"
+
+    def unprunable(self, key: str) -> Iterator[str]:
+        """Why dictionaries of these settings have no pruned pass."""
+        if self.skip:
+            yield f"{key}.skip=true: a skip reads the whole stream without a connection"
+
+    def size_problems(self, key: str, features: int, *, name: str, change: str) -> Iterator[str]:
+        """What there are too few features for. name: that number in the user's words; change: the key that sets it."""
+        if self.picked is not None and self.picked > features:
+            yield f"{key}.k={self.picked}: more than {name}; lower {key}.k or raise {change}"
+        if self.annealed is not None and self.annealed.k_start > features:
+            more = f"{key}.anneal.k_start={self.annealed.k_start}: more than {name}"
+            yield f"{more}; lower {key}.anneal.k_start or raise {change}"
 
 
 class VanillaSae(Sae):
@@ -71,20 +114,101 @@ class VanillaSae(Sae):
 class TopKSae(Sae):
     kind: Literal["topk"]
     k: Positive = Field(description="features a token")
+    anneal: Anneal
 
     @property
     def picked(self) -> int:
         return self.k
+
+    @property
+    def annealed(self) -> Anneal | None:
+        return self.anneal.on
 
 
 class BatchTopKSae(Sae):
     kind: Literal["batchtopk"]
     k: Positive = Field(description="features a token, on average over a batch")
     threshold_rate: Fraction = Field(description="step of the running mean that learns the inference threshold")
+    anneal: Anneal
 
     @property
     def picked(self) -> int:
         return self.k
 
+    @property
+    def annealed(self) -> Anneal | None:
+        return self.anneal.on
 
-AnySae = Annotated[VanillaSae | TopKSae | BatchTopKSae, Field(discriminator="kind")]
+
+class MatryoshkaSae(Sae):
+    """BatchTopK whose first groups of features reconstruct without the others, too."""
+
+    kind: Literal["matryoshka"]
+    k: Positive = Field(description="features a token, on average over a batch")
+    threshold_rate: Fraction = Field(description="step of the running mean that learns the inference threshold")
+    groups: Annotated[list[Fraction], Field(min_length=2)] = Field(
+        description="shares of the features, from the most general to the most special; together 1"
+    )
+    anneal: Anneal
+    offers: ClassVar[frozenset[str]] = frozenset({"partial", "revived"})
+
+    @property
+    def picked(self) -> int:
+        return self.k
+
+    @property
+    def annealed(self) -> Anneal | None:
+        return self.anneal.on
+
+    def problems(self, key: str) -> Iterator[str]:
+        yield from super().problems(key)
+        if abs(sum(self.groups) - 1) > 1e-6:
+            yield f"{key}.groups={self.groups}: together {sum(self.groups):g}; needed: shares that are together 1"
+
+    def size_problems(self, key: str, features: int, *, name: str, change: str) -> Iterator[str]:
+        yield from super().size_problems(key, features, name=name, change=change)
+        if min(self.groups) * features < 1:
+            yield f"{key}.groups={self.groups}: one is less than a feature of {name}; needed: at least {1 / features:g}"
+
+
+class GroupMaxSae(Sae):
+    kind: Literal["groupmax"]
+    k: Positive = Field(description="groups of features, of each of which the largest is active where it is positive")
+
+    @property
+    def picked(self) -> int:
+        return self.k
+
+    def size_problems(self, key: str, features: int, *, name: str, change: str) -> Iterator[str]:
+        yield from super().size_problems(key, features, name=name, change=change)
+        if features % self.k:
+            nearest = [k for k in range(1, features + 1) if features % k == 0]
+            below = max((k for k in nearest if k < self.k), default=nearest[0])
+            above = min((k for k in nearest if k > self.k), default=features)
+            yield f"{key}.k={self.k}: groups of one size cannot be made of {name}; allowed: {below}, {above}, ..."
+
+
+class JumpReLUSae(Sae):
+    """A learned threshold for each feature."""
+
+    kind: Literal["jumprelu"]
+    threshold: Rate = Field(description="that every feature starts with")
+    bandwidth: Rate = Field(description="width of the rectangle around a threshold from which it has a gradient")
+    penalty: Literal["l0", "tanh"] = Field(description="what an activation costs: 1, or tanh(slope x activation)")
+    slope: Annotated[Rate, ReadIf(penalty="tanh")] = Field(description="penalty=tanh: how fast the cost gets near 1")
+    price: Rate = Field(description="what the penalty is multiplied with, beside loss.sparsity.weight")
+    offers: ClassVar[frozenset[str]] = frozenset({"penalty", "revived"})
+
+
+class GatedSae(Sae):
+    """A gate decides which features are active, and a path of its own how much."""
+
+    kind: Literal["gated"]
+    price: Rate = Field(description="what the L1 norm of the gates is multiplied with, beside loss.sparsity.weight")
+    offers: ClassVar[frozenset[str]] = frozenset({"penalty", "partial", "revived"})
+
+
+AnySae = Annotated[
+    VanillaSae | TopKSae | BatchTopKSae | MatryoshkaSae | GroupMaxSae | JumpReLUSae | GatedSae,
+    Field(discriminator="kind"),
+]

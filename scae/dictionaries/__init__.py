@@ -1,6 +1,7 @@
 """Sparse dictionaries: their parts, their units, and the types that put parts together."""
 
 from scae.dictionaries.activation import Activation
+from scae.dictionaries.annealing import Picking
 from scae.dictionaries.decoder import Decoder
 from scae.dictionaries.dictionary import Dictionary, Encoded, Shape
 from scae.dictionaries.encoder import Encoder
@@ -17,6 +18,7 @@ __all__ = [
     "Dictionary",
     "Encoded",
     "Encoder",
+    "Picking",
     "ReLU",
     "Shape",
     "TopK",

@@ -5,11 +5,13 @@
                 gradient is the identity (see `scae.kernels.ops`). Thresholds and gates with parameters learn here: a
                 support may hold entries that only carry a gradient, with the activation 0
     penalty     what `loss.sparsity` weighs; None where an activation has no need of one
+    partial     other codes that the target has to be reconstructed with, too (`loss.partial`)
 
 No activation is below 0, and a feature fires where it is above.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import nn
 
@@ -18,7 +20,12 @@ from scae.kernels import SparseCode
 
 
 class Activation(nn.Module, ABC):
-    """`training` tells whether statistics of a batch may be used and learned."""
+    """`training` tells whether statistics of a batch may be used and learned.
+
+    teaches_decoder: whether the decoder learns from `partial`, too.
+    """
+
+    teaches_decoder: ClassVar[bool] = True
 
     @property
     def by_token(self) -> bool:
@@ -33,6 +40,10 @@ class Activation(nn.Module, ABC):
         """The activations, from the pre-activations that `support` has kept, now with their gradients."""
         return code
 
-    def penalty(self, code: SparseCode) -> Float[Tensor, " nnz"] | None:
-        """What a sparsity loss counts of each entry."""
+    def penalty(self, code: SparseCode, pre: SparseCode) -> Float[Tensor, " nnz"] | None:
+        """What a sparsity loss counts of each entry. pre: the pre-activations that the activations were made from."""
         return None
+
+    def partial(self, code: SparseCode, pre: SparseCode) -> list[SparseCode]:
+        """Codes beside `code`, which the same decoder has to make the same target from."""
+        return []

@@ -27,6 +27,10 @@ class Decoder(nn.Module):
     def without_bias(self, code: SparseCode) -> Float[Tensor, "token d_out"]:
         return decode(code, self.W)
 
+    def frozen(self, code: SparseCode) -> Float[Tensor, "token d_out"]:
+        """The same as `forward`; the decoder learns nothing from it."""
+        return decode(code, self.W.detach()) + self.b.detach()
+
     def rows(self, reader: Module) -> Float[Tensor, "feature d_out"]:
         """What each feature has added to the stream that `reader` reads, when its activation is 1: one row, whoever
         reads it. A decoder that writes at several modules answers with the sum of what stands before `reader`."""

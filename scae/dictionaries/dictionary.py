@@ -4,7 +4,8 @@ u    = (x - centre) / scale           in the unit of what it reads (see `scae.di
 pre  = W_enc (u - b_dec) + b_enc      an autoencoder: u and the reconstruction live in the same space
 pre  = W_enc u + b_enc                a transcoder: never subtract an output bias from an input
 f    = min(activation(pre), ceiling)
-yhat = (f W_dec + b_dec) scale + centre       in the unit of what it writes
+yhat = (f W_dec + b_dec) scale + centre       in the unit of what it writes; with a skip, of a transcoder alone,
+yhat = (f W_dec + b_dec + u W_skip) scale + centre              (Paulo et al. 2025)
 
 W_enc and b_enc are W and b of its encoder, W_dec and b_dec those of its decoder.
 """
@@ -22,6 +23,7 @@ from scae.dictionaries.activation import Activation
 from scae.dictionaries.crosslayer import CrosslayerDecoder
 from scae.dictionaries.decoder import Decoder
 from scae.dictionaries.encoder import Encoder
+from scae.dictionaries.skip import Skip
 from scae.dictionaries.unit import Unit
 from scae.kernels import Arrivals, SparseCode
 
@@ -46,6 +48,7 @@ class Encoded(NamedTuple):
     """The code of the live tokens, and the auxiliary quantities that a loss asked for, as far as there are any:
 
     penalty     `[nnz]` what a sparsity loss counts of each entry of the code
+    partial     `[code, token, d_out]` what its type also reconstructs the target with (`Activation.partial`)
     revived     `[token, d_out]` what dead features make of the error (AuxK, Gao et al. 2024, appendix A.2)
     """
 
@@ -58,17 +61,20 @@ class Dictionary(nn.Module):
 
     reads, writes: the units of what is read and written, which are one for an autoencoder; ceiling: `[feature]` no
     activation exceeds it, infinite until it is learned; tokens_since_fired: `[feature]`, counted over live tokens, a
-    feature fires with a value > 0 only; spec: its type and settings, see `scae.dictionaries.create`.
+    feature fires with a value > 0 only; skip: None, or what a transcoder writes beside its features; spec: its type and
+    settings, see `scae.dictionaries.create`.
     """
 
     ceiling: Float[Tensor, " feature"]
     tokens_since_fired: Int[Tensor, " feature"]
     spec: dict[str, Any]
+    skip: Skip | None
 
     def __init__(self, encoder: Encoder, activation: Activation, decoder: Decoder, *, shape: Shape) -> None:
         super().__init__()
         self.encoder, self.activation, self.decoder = encoder, activation, decoder
         self.shape = shape
+        self.skip = None
         self.reads, self.writes = Unit(shape.d_in), Unit(shape.d_out)
         self.register_buffer("ceiling", torch.full((shape.n_features,), torch.inf))
         self.register_buffer("tokens_since_fired", torch.zeros(shape.n_features, dtype=torch.int64))
@@ -125,11 +131,16 @@ class Dictionary(nn.Module):
         The site is decoded before its dead features are: decoder rows have gradients from both, and the sum of
         gradients is rounded in the order of use.
         """
-        code, dead = self._codes(shifted, live, arrivals, auxk if "revived" in aux else None, chunk_mb)
+        code, pre, dead = self._codes(shifted, live, arrivals, auxk if "revived" in aux else None, chunk_mb)
         reconstruction = self.decode(code)
+        skipped = None if self.skip is None else self.skip(shifted) * self.writes.scale
+        if skipped is not None:
+            reconstruction = reconstruction + skipped
         found = {}
-        if "penalty" in aux and (penalty := self.activation.penalty(code)) is not None:
+        if "penalty" in aux and (penalty := self.activation.penalty(code, pre)) is not None:
             found["penalty"] = penalty
+        if "partial" in aux and (codes := self.activation.partial(code, pre)):
+            found["partial"] = self._partial(codes, skipped)
         if dead is not None:
             found["revived"] = self.revive(dead)
         return reconstruction, Encoded(code, found)
@@ -141,8 +152,9 @@ class Dictionary(nn.Module):
         arrivals: Arrivals | None,
         auxk: AuxK | None,
         chunk_mb: int | None,
-    ) -> tuple[SparseCode, SparseCode | None]:
-        """The code, and that of the dead features where `auxk` asks for one and there are any."""
+    ) -> tuple[SparseCode, SparseCode, SparseCode | None]:
+        """The code, the pre-activations that it was made from, and those of the dead features where `auxk` asks for
+        some and there are any."""
         kept, dead_kept = [], []
         for part in self._parts(len(shifted), arrivals, chunk_mb):
             arrived = arrivals.tokens(part.start, part.stop) if arrivals else None
@@ -150,8 +162,9 @@ class Dictionary(nn.Module):
             kept.append(self.activation.support(pre, live[part]))
             dead = self.dead_code(pre, live[part], k=auxk.k, dead_after=auxk.dead_after) if auxk else None
             dead_kept += [] if dead is None else [dead]
-        code = self.bounded(self.activation(self._differentiable(kept, shifted, arrivals)))
-        return code, self._differentiable(dead_kept, shifted, arrivals) if dead_kept else None
+        pre_kept = self._differentiable(kept, shifted, arrivals)
+        code = self.bounded(self.activation(pre_kept))
+        return code, pre_kept, self._differentiable(dead_kept, shifted, arrivals) if dead_kept else None
 
     def _parts(self, n_tokens: int, arrivals: Arrivals | None, chunk_mb: int | None) -> Iterator[slice]:
         window, heads = (arrivals.window, arrivals.weight.shape[1]) if arrivals else (1, 0)
@@ -180,6 +193,16 @@ class Dictionary(nn.Module):
         """What it adds to what is written at the MLPs of later layers, by layer."""
         for layer, wrote in self.decoder.beyond(code):
             yield layer, wrote * self.writes.scale
+
+    def _partial(
+        self, codes: list[SparseCode], skipped: Float[Tensor, "token d_out"] | None
+    ) -> Float[Tensor, "code token d_out"]:
+        learns = self.activation.teaches_decoder
+        decode = self.decoder if learns else self.decoder.frozen
+        written = torch.stack([self.writes.leave(decode(code)) for code in codes])
+        if skipped is None:
+            return written
+        return written + (skipped if learns else skipped.detach())
 
     @property
     def constant(self) -> Float[Tensor, " d_out"]:

@@ -17,6 +17,7 @@ from scae.arms import ARMS, RESULT, Arm, Pass
 from scae.artifacts import Artifact, fingerprint
 from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, TinyModel, unprunable
 from scae.config.active import active
+from scae.config.loss import WANTS
 from scae.data import corpus_fingerprint, windows_of
 
 VERSIONS: dict[Stage, int] = {"model": 1, "pretrain": 2, "select": 3, "finetune": 2, "evaluate": 2}
@@ -178,9 +179,8 @@ class Plan:
 
     def _loss(self, loss: Loss) -> dict[str, Any]:
         """Its terms, without one that this type of dictionary has nothing for; with what its dead features are."""
-        terms = active(loss)
-        if "penalty" not in self.config.sae.offers:
-            terms.pop("sparsity", None)
+        offers = self.config.sae.offers
+        terms = {term: value for term, value in active(loss).items() if WANTS.get(term) in {None, *offers}}
         if "auxk" in terms:
             terms["auxk"] |= active(self.config.sae.auxk)
         return terms

@@ -86,6 +86,11 @@ class SparseCode:
         out = self.value.new_zeros(self.n_tokens, self.n_features)
         return out.index_put((self.row, self.col), self.value)
 
+    def entries(self, keep: Bool[Tensor, " nnz"]) -> "SparseCode":
+        """The code of some of its entries."""
+        crow = pointers(torch.bincount(self.row[keep], minlength=self.n_tokens))
+        return SparseCode(Support(crow, self.col[keep], self.n_features), self.value[keep])
+
     def columns(self, features: slice) -> "SparseCode":
         """The code of a run of features, numbered from its start. The rows are not kept: codes that are taken apart
         like this are held for a whole sample."""

@@ -8,7 +8,7 @@ from torch import nn
 from scae.config import AuxK
 from scae.connections import Connections, Layout
 from scae.core.typing import Float, Tensor
-from scae.dictionaries import Dictionary
+from scae.dictionaries import Dictionary, Picking
 from scae.kernels import SparseCode
 from scae.lm import UNEMBED, LanguageModel, Module, Path, Trace
 from scae.sites import SINK, SOURCE, Site
@@ -65,6 +65,12 @@ class Assembly(nn.Module):
     def revives(self) -> AuxK | None:
         """How dead features are revived in this pass; None: they are not."""
         return self.auxk if self.training else None
+
+    @property
+    def picking(self) -> list[Picking]:
+        """The activations that pick a number of features, which may fall while they are trained."""
+        activations = (self[site].activation for site in self.sites)
+        return [activation for activation in activations if isinstance(activation, Picking)]
 
     def __getitem__(self, site: Site) -> Dictionary:
         return self.dictionaries[_key(site)]  # type: ignore[return-value]

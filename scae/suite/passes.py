@@ -98,6 +98,8 @@ def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), observe: Ob
     if suite.connections.is_complete:
         return dense(suite, trace, aux)
     suite.demand_paths()
+    if skipping := [str(site) for site in suite.sites if suite[site].skip is not None]:
+        raise ValueError(f"no pruned pass: the skip of {', '.join(skipping)} reads the stream without a connection")
     collector = _Collector(suite, trace, aux)
     base = trace.embed if suite.source is None else suite.source.constant(trace)
     codes = [] if suite.source is None else [suite.source.code(trace)]  # of the levels before
@@ -166,11 +168,14 @@ class _Collector:
             shifted, self.live, arrivals, aux=self.aux, auxk=suite.revives, chunk_mb=suite.chunk_mb
         )
         self.codes[site] = code
-        for name, value in aux.items():
-            self.found.setdefault(name, {})[site] = value
         wrote, own = self._shape(reconstruction), self.trace.outputs[site.module]
         if site.module in self.carried:
-            wrote = wrote + self.carried.pop(site.module)
+            carried = self.carried.pop(site.module)
+            wrote = wrote + carried
+            if "partial" in aux:  # other codes rebuild the same target, beside the same of earlier layers
+                aux["partial"] = aux["partial"] + _tokens(carried).detach()
+        for name, value in aux.items():
+            self.found.setdefault(name, {})[site] = value
         for layer, more in dictionary.beyond(code):
             module = Module(layer, site.module.kind)
             self.carried[module] = self.carried.get(module, 0) + self._shape(more)

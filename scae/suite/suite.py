@@ -34,7 +34,10 @@ class Suite(Assembly):
             width = lm.width(site.module)
             shape = Shape(sae.size(width), width, width, site.transcoder, further(site, sites))
             dictionaries[site] = create(shape, **sae.spec)
-        return cls(dictionaries, lm, ends=ends, auxk=sae.auxk)
+        suite = cls(dictionaries, lm, ends=ends, auxk=sae.auxk)
+        for activation in suite.picking:
+            activation.anneal = sae.annealed
+        return suite
 
     @contextmanager
     def inference(self) -> Iterator[None]:

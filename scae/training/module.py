@@ -43,6 +43,8 @@ class SuiteTraining(lightning.LightningModule):
         self.suite.lm.to(self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        for activation in self.suite.picking:
+            activation.done = self.global_step / self.config.steps
         trace, out, loss = self._compute(batch)
         self.computed = trace, out
         self._count_firing(out)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scae.config import AuxK, BatchTopKSae, Bound, Sae, TopKSae, VanillaSae
+from scae.config import Anneal, AuxK, BatchTopKSae, Bound, Sae, TopKSae, VanillaSae
 from scae.core.typing import Tensor
 from scae.dictionaries import Activation, BatchTopK, Dictionary, ReLU, Shape, TopK, create
 from scae.dictionaries.types.batchtopk import kth_largest
@@ -189,12 +189,15 @@ def test_a_new_dictionary_has_decoder_rows_of_norm_1_and_an_encoder_of_its_own()
     torch.testing.assert_close(dictionary.decoder.W.norm(dim=1), torch.ones(12))
 
 
+OFF = Anneal(share=None, k_start=9)
+
+
 @pytest.mark.parametrize(
     ("section", "settings", "activation"),
     [
         (VanillaSae, {"kind": "vanilla"}, ReLU),
-        (TopKSae, {"kind": "topk", "k": 5}, TopK),
-        (BatchTopKSae, {"kind": "batchtopk", "k": 5, "threshold_rate": 0.125}, BatchTopK),
+        (TopKSae, {"kind": "topk", "k": 5, "anneal": OFF}, TopK),
+        (BatchTopKSae, {"kind": "batchtopk", "k": 5, "threshold_rate": 0.125, "anneal": OFF}, BatchTopK),
     ],
 )
 def test_a_section_says_what_its_dictionaries_are_made_from(
@@ -206,9 +209,10 @@ def test_a_section_says_what_its_dictionaries_are_made_from(
         centred=True,
         bound=Bound(margin=None, tokens=1),
         auxk=AuxK(k=1, dead_after=1),
+        skip=False,
         **settings,
     )
-    own = {name: value for name, value in settings.items() if name != "kind"}
+    own = {name: value for name, value in settings.items() if name not in ("kind", "anneal")}
     assert sae.spec == {"type": settings["kind"]} | own
     dictionary = create(Shape(sae.size(6), 6, 6, transcoder=True), **sae.spec)
     assert dictionary.spec == sae.spec

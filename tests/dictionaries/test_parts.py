@@ -17,6 +17,8 @@ SPECS: dict[str, dict[str, Any]] = {
     "vanilla": {"type": "vanilla"},
     "topk": {"type": "topk", "k": 3},
     "batchtopk": {"type": "batchtopk", "k": 3, "threshold_rate": 0.25},
+    "matryoshka": {"type": "matryoshka", "k": 3, "threshold_rate": 0.25, "groups": [0.25, 0.25, 0.5]},
+    "groupmax": {"type": "groupmax", "k": 3},
 }
 every_type = pytest.mark.parametrize("type_", SPECS)
 LIVE = torch.tensor([1, 0, 1, 1, 1, 0, 1]).bool()
@@ -126,7 +128,7 @@ class Learned(Activation):
         learns = slope * (threshold - threshold.detach())  # 0, with a gradient
         return code.with_values(torch.where(pre > threshold, pre, torch.zeros_like(pre)) + learns)
 
-    def penalty(self, code: SparseCode) -> Float[Tensor, " nnz"]:
+    def penalty(self, code: SparseCode, pre: SparseCode) -> Float[Tensor, " nnz"]:
         return 2 * code.value
 
 
@@ -237,7 +239,7 @@ def test_the_penalty_of_vanilla_is_its_l1_norm_entry_by_entry() -> None:
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("type_", ["topk", "batchtopk"])
+@pytest.mark.parametrize("type_", ["topk", "batchtopk", "matryoshka", "groupmax"])
 def test_types_that_pick_their_number_have_no_penalty(type_: str) -> None:
     dictionary = filled(create(Shape(12, 5, 5, transcoder=True), **SPECS[type_]))
     assert dictionary.reconstruct(random(7, 5), LIVE, aux=["penalty"])[1].aux == {}
@@ -266,7 +268,7 @@ def test_nothing_auxiliary_is_computed_that_nobody_asks_for(type_: str, monkeypa
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"type": "gated"}, r"^no type of dictionary is called 'gated'; there are vanilla, topk, batchtopk$"),
+        ({"type": "lista"}, r"^no type of dictionary is called 'lista'; there are vanilla, topk, batchtopk, .*gated$"),
         ({"type": "topk"}, r"^settings of a dictionary of type topk: .*'k'"),
         ({"type": "topk", "k": 3, "l1": 0.1}, r"^settings of a dictionary of type topk: .*'l1'"),
         ({"type": "vanilla", "k": 3}, r"^settings of a dictionary of type vanilla: .*'k'"),

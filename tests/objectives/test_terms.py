@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from scae.config import AnySae, AuxK, Bound, Loss, TopKSae, VanillaSae
+from scae.config import Anneal, AnySae, AuxK, Bound, Loss, TopKSae, VanillaSae
+from scae.config.loss import WANTS
 from scae.lm import LanguageModel, LinearPaths, Trace
 from scae.objectives import Comparison, Objective
+from scae.objectives.terms import TERMS, BlockMse, CrossEntropy, LogitKl, Partial, Recon, Sparsity, Term
 from scae.objectives.terms import AuxK as AuxKTerm
-from scae.objectives.terms import BlockMse, CrossEntropy, LogitKl, Recon, Sparsity, Term
 from scae.suite import Suite, SuiteOutput
 
 Make = Callable[..., Any]
@@ -199,6 +200,40 @@ def test_sparsity(suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageMode
     assert value(Sparsity(weight=1.0), out, trace, lm) == pytest.approx(total / int(trace.live.sum()), rel=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["fvu", "mse", "huber"])
+def test_partial_reconstructions_cost_what_reconstructions_cost(
+    suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel, kind: str
+) -> None:
+    """Of each of them the loss that it would have were it the reconstruction, with their gradients; by token, too."""
+    generator = torch.Generator().manual_seed(0)
+    size = (2, *trace.embed.flatten(0, 1).shape)
+    partial = {
+        site: torch.randn(size, dtype=torch.float64, generator=generator).requires_grad_() for site in suite.sites[:3]
+    }
+    term = Partial(weight=1.0, kind=kind, knee=0.5)
+    comparison = Comparison(replace(out, aux={"partial": partial}), trace, lm.paths)
+    recon, total = Recon(weight=1.0, kind=kind, knee=0.5), torch.zeros((), dtype=torch.float64)
+    for number in range(2):
+        outputs = {site.module: one[number].view(trace.embed.shape) for site, one in partial.items()}
+        codes = {site: out.codes[site] for site in partial}
+        total = total + recon(Comparison(replace(out, codes=codes, outputs=outputs), trace, lm.paths))
+    ours, theirs = (
+        torch.autograd.grad(loss, list(partial.values()), retain_graph=True) for loss in (term(comparison), total)
+    )
+    assert term(comparison).item() == pytest.approx(total.item(), rel=1e-12)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+    by_token = term.by_token(comparison)
+    assert set(by_token) == {f"the partial reconstructions at {site}" for site in partial}
+    assert sum(each.sum().item() for each in by_token.values()) == pytest.approx(total.item(), rel=1e-12)
+
+
+def test_what_a_term_wants_is_known_without_torch() -> None:
+    """`scae.config` names what a term wants beside it, so that the plan leaves out what has nothing to weigh."""
+    assert {name: term.aux for name, term in TERMS.items() if term.aux is not None} == WANTS
+    assert list(TERMS) == list(Loss.model_fields)
+
+
 def test_auxk_is_the_share_of_the_error_that_dead_features_leave(
     suite: Suite, out: SuiteOutput, trace: Trace, lm: LanguageModel
 ) -> None:
@@ -296,7 +331,8 @@ def test_padding_does_not_change_the_loss_of_a_whole_step(suite: Suite, trace: T
 
 
 def loss(**weights: float) -> Loss:
-    of = {"recon": 0.0, "block_mse": 0.0, "logit_kl": 0.0, "ce": 0.0, "sparsity": 0.0, "auxk": 0.0} | weights
+    of = {"recon": 0.0, "block_mse": 0.0, "logit_kl": 0.0, "ce": 0.0, "sparsity": 0.0, "partial": 0.0, "auxk": 0.0}
+    of |= weights
     return Loss.model_validate(
         {
             "recon": {"weight": of["recon"], "kind": "fvu", "knee": 4.0},
@@ -304,6 +340,7 @@ def loss(**weights: float) -> Loss:
             "logit_kl": {"weight": of["logit_kl"], "temperature": 2.0},
             "ce": {"weight": of["ce"]},
             "sparsity": {"weight": of["sparsity"]},
+            "partial": {"weight": of["partial"], "kind": "fvu", "knee": 4.0},
             "auxk": {"weight": of["auxk"]},
         }
     )
@@ -315,9 +352,10 @@ SHARED = {
     "centred": True,
     "bound": Bound(margin=None, tokens=1),
     "auxk": AuxK(k=3, dead_after=100),
+    "skip": False,
 }
 VANILLA: AnySae = VanillaSae(kind="vanilla", **SHARED)
-TOPK: AnySae = TopKSae(kind="topk", k=4, **SHARED)
+TOPK: AnySae = TopKSae(kind="topk", k=4, anneal=Anneal(share=None, k_start=4), **SHARED)
 
 
 def test_a_term_of_weight_zero_is_never_computed(

@@ -45,7 +45,7 @@ def same_state(one: Suite, other: Suite) -> None:
         assert torch.equal(value, theirs[name]), name
 
 
-@pytest.mark.parametrize("activation", ["topk", "relu", "batchtopk"])
+@pytest.mark.parametrize("activation", ["topk", "relu", "batchtopk", "matryoshka", "groupmax", "jumprelu", "gated"])
 def test_what_is_read_is_what_was_written(
     lm: LanguageModel, make_suite: Make, ragged: Make, tmp_path: Path, activation: str
 ) -> None:
@@ -77,7 +77,7 @@ def test_the_note_holds_types_settings_and_shapes(stored: Suite, tmp_path: Path)
     [
         (lambda one: one.update(sharpness=2.0), "settings of a dictionary of type topk: .*'sharpness'"),
         (lambda one: one.pop("k"), "settings of a dictionary of type topk: .*'k'"),
-        (lambda one: one.update(type="gated"), "no type of dictionary is called 'gated'; there are vanilla, topk"),
+        (lambda one: one.update(type="lista"), "no type of dictionary is called 'lista'; there are vanilla, topk"),
         (lambda one: one.pop("type"), "'type'"),
         (lambda one: one.pop("shape"), "'shape'"),
         (lambda one: one["shape"].update(depth=2), "'depth'"),

@@ -17,7 +17,8 @@ from scae.sites import Site, in_order
 from scae.suite import Mode, Suite, SuiteOutput, passes
 
 MODES: tuple[Mode, ...] = ("plain", "spliced", "dense", "pruned")
-ACTIVATIONS = ("topk", "relu", "batchtopk")
+ACTIVATIONS = ("topk", "relu", "batchtopk", "jumprelu", "matryoshka", "groupmax", "gated")
+AUX = ("penalty", "partial", "revived")
 Make = Callable[..., Suite]
 Ragged = Callable[..., Connections]
 
@@ -40,7 +41,8 @@ def every_pair(suite: Suite) -> Connections:
 def linear(out: SuiteOutput) -> torch.Tensor:
     """A random linear functional of everything that an objective may look at."""
     generator = torch.Generator().manual_seed(11)
-    streams = [out.residual(), *out.reconstructions.values(), *out.aux.get("revived", {}).values()]
+    streams = [out.residual(), *out.reconstructions.values()]
+    streams += [one for name in AUX for one in out.aux.get(name, {}).values()]
     return sum(((s * torch.randn(s.shape, dtype=s.dtype, generator=generator)).sum() for s in streams), torch.zeros(()))
 
 
@@ -59,9 +61,12 @@ def same(suite: Suite, one: SuiteOutput, other: SuiteOutput) -> None:
     assert one.aux.keys() == other.aux.keys()
     for name, by_site in one.aux.items():
         assert by_site.keys() == other.aux[name].keys()
+        for site, value in by_site.items():
+            close(value, other.aux[name][site])
     ours, theirs = gradients(suite, one), gradients(suite, other)
     for name, gradient in theirs.items():
-        assert gradient.abs().max() > 0, f"{name} has no gradient: nothing is compared"
+        learns = suite.training or "threshold" not in name  # JumpReLU's, in training alone
+        assert not learns or gradient.abs().max() > 0, f"{name} has no gradient: nothing is compared"
         torch.testing.assert_close(ours[name], gradient, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
@@ -74,14 +79,14 @@ def test_all_connections_equal_the_dense_pass(
     lm: LanguageModel, trace: Trace, make_suite: Make, activation: str, training: bool
 ) -> None:
     suite = make_suite(lm, activation=activation).train(training)
-    if activation == "batchtopk":
+    if activation in ("batchtopk", "matryoshka"):
         for site in suite.sites:
             suite[site].activation.threshold.fill_(0.31)
-    dense = suite(trace, "dense")
+    dense = suite(trace, "dense", aux=AUX)
     suite.connect(every_pair(suite))
     assert not suite.connections.is_complete
     assert len(suite.connections) == len(Connections.complete(suite.layout))
-    same(suite, suite(trace, "pruned"), dense)
+    same(suite, suite(trace, "pruned", aux=AUX), dense)
 
 
 def test_complete_connections_equal_the_explicit_ones(lm: LanguageModel, trace: Trace, make_suite: Make) -> None:
@@ -432,7 +437,7 @@ def test_a_window_of_padding_has_a_gradient_of_zero(lm: LanguageModel, trace: Tr
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("activation", ["topk", "relu"])
+@pytest.mark.parametrize("activation", ["topk", "relu", "gated"])
 def test_gradients_are_those_of_finite_differences(
     lm: LanguageModel,
     trace: Trace,
@@ -472,7 +477,7 @@ def test_backends_agree_on_a_whole_pass(
     found = []
     for backend in ("reference", "cpu"):
         with kernels.use(backend):
-            out = suite(trace)
+            out = suite(trace, aux=AUX)
             found.append((out, gradients(suite, out)))
     (reference, expected), (cpu, ours) = found
     for site in suite.sites:
@@ -491,9 +496,9 @@ def test_a_pass_in_parts_is_the_whole_pass(
     for site in suite.sites:
         suite[site].tokens_since_fired[2:8] = 100
     suite.connect(ragged(suite.layout))
-    whole = suite(trace, aux=["revived"])
+    whole = suite(trace, aux=AUX)
     suite.chunk_mb = 0  # a window at a time
-    parts = suite(trace, aux=["revived"])
+    parts = suite(trace, aux=AUX)
     for site in suite.sites:
         close(parts.aux["revived"][site], whole.aux["revived"][site])
     same(suite, parts, whole)

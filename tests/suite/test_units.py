@@ -17,7 +17,7 @@ from scae.evaluation import Arm, Bypass, evaluate
 from scae.lm import LanguageModel, wrap
 from scae.objectives import LossOutput, Objective
 from scae.objectives.terms import AuxK as AuxKTerm
-from scae.objectives.terms import BlockMse, LogitKl, Recon, Sparsity
+from scae.objectives.terms import BlockMse, LogitKl, Partial, Recon, Sparsity
 from scae.selection import choose
 from scae.suite import Mode, Suite
 from scae.training import bound_from_data, start_from_data
@@ -68,6 +68,16 @@ def opened(hf: Any) -> LanguageModel:
         return wrap(bridge, None, bos=True, dtype=torch.float32)
 
 
+OFFERS = {
+    "topk": set(),
+    "relu": {"penalty"},
+    "batchtopk": set(),
+    "jumprelu": {"penalty"},
+    "matryoshka": {"partial"},
+    "gated": {"penalty", "partial"},
+}
+
+
 def everything(activation: str) -> Objective:
     """Every term that compares what a site or a layer computes; cross-entropy has no unit to begin with."""
     return Objective(
@@ -77,9 +87,10 @@ def everything(activation: str) -> Objective:
             BlockMse(weight=0.1, layers="all"),
             LogitKl(weight=1.0, temperature=1.0),
             Sparsity(weight=0.01),
+            Partial(weight=0.3, kind="huber", knee=0.5),
             AuxKTerm(weight=0.1),
         ],
-        offers={"penalty", "revived"} if activation == "relu" else {"revived"},
+        offers=OFFERS[activation] | {"revived"},
     )
 
 
@@ -144,7 +155,7 @@ def windows() -> TokenWindows:
 
 
 @pytest.mark.parametrize("exponent", [7])
-@pytest.mark.parametrize("activation", ["topk", "relu", "batchtopk"])
+@pytest.mark.parametrize("activation", OFFERS)
 def test_the_unit_of_the_stream_changes_nothing(
     tiny: SimpleNamespace, make_suite: Make, windows: TokenWindows, activation: str, exponent: int
 ) -> None:

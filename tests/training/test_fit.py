@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scae.artifacts.checkpoints import CHECKPOINT, read_identity
-from scae.config import AdamOptimizer, AuxK, Bound, ConfigError, Loss, TopKSae, TrainerConfig, Training
+from scae.config import AdamOptimizer, Anneal, AuxK, Bound, ConfigError, Loss, TopKSae, TrainerConfig, Training
 from scae.config import Logger as LoggerConfig
 from scae.core.schedule import trapezoid
 from scae.data import TokenWindows, WindowModule
@@ -87,6 +87,7 @@ def objective(**weights: float) -> Objective:
             "logit_kl": {"weight": of["logit_kl"], "temperature": 1.0},
             "ce": {"weight": 0.0},
             "sparsity": {"weight": 0.0},
+            "partial": {"weight": 0.0, "kind": "fvu", "knee": 4.0},
             "auxk": {"weight": of["auxk"]},
         }
     )
@@ -98,6 +99,8 @@ def objective(**weights: float) -> Objective:
         centred=True,
         bound=Bound(margin=None, tokens=1),
         auxk=AuxK(k=3, dead_after=100),
+        skip=False,
+        anneal=Anneal(share=None, k_start=4),
     )
     return Objective.from_config(loss, sae)
 
@@ -283,6 +286,8 @@ def between_steps(at: int) -> type[SuiteTraining]:
         ("batchtopk", 1, 11, "within"),
         ("batchtopk", 2, 14, "between"),
         ("batchtopk", 2, 15, "between"),
+        ("batchtopk, annealed", 2, 15, "between"),
+        ("topk, annealed", 1, 11, "between"),
     ],
     ids=str,
 )
@@ -296,11 +301,14 @@ def test_an_interrupted_and_resumed_run_is_the_same_run(
     at: int,
     where: str,
 ) -> None:
-    """To the bit: parameters, thresholds, clocks of dead features. (2, 15): between two micro-steps of one optimiser
-    step; within: between the forward and the backward pass of a micro-step."""
+    """To the bit: parameters, thresholds, clocks of dead features, also where k falls on the way.
+
+    (2, 15): between two micro-steps of one optimiser step; within: between the forward and the backward pass of one."""
 
     def fresh() -> Suite:
-        suite = make_suite(gpt2, activation=activation, auxk=AuxK(k=3, dead_after=100))
+        suite = make_suite(gpt2, activation=activation.partition(",")[0], auxk=AuxK(k=3, dead_after=100))
+        for picking in suite.picking:
+            picking.anneal = Anneal(share=0.95, k_start=9) if "annealed" in activation else None
         suite[suite.sites[0]].encoder.b.data[:2] = -30  # silent, so that its clock and AuxK have something to do
         return suite
 
@@ -319,10 +327,29 @@ def test_an_interrupted_and_resumed_run_is_the_same_run(
     resumed = train(tmp_path / "halves", rest)
     assert 10_000 - rest.left < (STEPS + 1) * accumulate - at, "began from the start again"
     assert resumed.keys() == expected.keys()
-    assert any("threshold" in name for name in expected) == (activation == "batchtopk")
+    assert any("threshold" in name for name in expected) == activation.startswith("batchtopk")
     assert max(int(v.max()) for name, v in expected.items() if "tokens_since_fired" in name) > 100
     different = [name for name, value in expected.items() if not torch.equal(resumed[name], value)]
     assert not different
+
+
+def test_the_training_tells_what_picks_how_far_it_is(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, tmp_path: Path
+) -> None:
+    """Once an optimiser step, whatever number of micro-steps it has."""
+    picked = []
+
+    class Recording(SuiteTraining):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            loss = super().training_step(batch, batch_idx)
+            picked.append([activation.picked for activation in self.suite.picking])
+            return loss
+
+    suite = make_suite(gpt2, activation="batchtopk")
+    for activation in suite.picking:
+        activation.anneal = Anneal(share=0.75, k_start=7)
+    run(suite, windows, tmp_path, loss=objective(), config=training(steps=4), accumulate=2, module=Recording)
+    assert picked == [[k] * len(suite.sites) for k in (7, 7, 6, 6, 5, 5, 4, 4)]
 
 
 def test_a_checkpoint_holds_the_suite_alone(

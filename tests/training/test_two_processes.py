@@ -1,6 +1,7 @@
 """Two processes give what one gives: a batch is counted over all devices (CPU, gloo, float64)."""
 
 import csv
+import itertools
 import runpy
 import subprocess
 import sys
@@ -24,7 +25,7 @@ tiny = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tiny)
 import torch
 
-from scae.config import AuxK, Logger, TrainerConfig
+from scae.config import Anneal, AuxK, Logger, TrainerConfig
 from scae.data import TokenWindows, WindowModule
 from scae.objectives import Objective
 from scae.objectives import terms
@@ -47,23 +48,29 @@ losses = {{
     "recon_kl": ("pruned", [huber, kl]),
     "ce": ("pruned", [ce]),
     "e2e": ("spliced", [fvu, block_mse, kl]),
-    "all": ("pruned", [huber, block_mse, kl, ce, terms.Sparsity(weight=0.01), auxk]),
+    "all": ("pruned", [huber, block_mse, kl, ce, terms.Sparsity(weight=0.01),
+                       terms.Partial(weight=0.3, kind="fvu", knee=0.5), auxk]),
 }}
 config = tiny.neutral_training(steps=4, batch_size=8, lr=0.01, warmup=0.1, decay=0.3)
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
                         checkpoint_minutes=60.0,
                         checkpoint_steps=None, keep_checkpoints="all", worst_share_warning=0.99, progress=False)
-for activation in ("relu", "topk", "batchtopk"):
+offers = {{"relu": ["penalty"], "jumprelu": ["penalty"], "matryoshka": ["partial"], "gated": ["penalty", "partial"]}}
+for activation in ("relu", "topk", "batchtopk", "jumprelu", "matryoshka", "gated"):
     for packed, windows in packing.items():
         for loss, (mode, parts) in losses.items():
+            if activation in ("jumprelu", "matryoshka", "gated") and loss != "all":
+                continue
             revival = AuxK(k=3, dead_after=100) if auxk in parts else None
             suite = tiny.make_suite.__wrapped__()(lm, activation=activation, n_features=20, auxk=revival)
             suite[suite.sites[0]].encoder.b.data[:2] = -30.0
+            for picking in suite.picking:
+                picking.anneal = Anneal(share=0.5, k_start=9) if loss == "all" else None
             suite.connect(tiny.ragged.__wrapped__()(suite.layout))
             folder = out / activation / packed / loss
             folder.mkdir(parents=True, exist_ok=True)
-            objective = Objective(parts, offers=("penalty", "revived") if activation == "relu" else ("revived",))
+            objective = Objective(parts, offers=["revived", *offers.get(activation, [])])
             module = SuiteTraining(suite, objective, config, mode=mode, clip=0.1, identity={{"artifact": "x"}})
             fit(module, WindowModule(train=windows, batch_size=8, steps=4, seed=5), steps=4, tokens_per_step=80,
                 trainer=trainer, logger=Logger(kind="csv", every=1, project=None, mode=None),
@@ -111,19 +118,30 @@ def logged(folder: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["mse", "fvu", "recon_kl", "ce", "e2e", "all"])
 @pytest.mark.parametrize("packing", ["document", "packed"])
-@pytest.mark.parametrize("activation", ["relu", "topk", "batchtopk"])
+@pytest.mark.parametrize(
+    ("activation", "loss"),
+    [
+        *itertools.product(["relu", "topk", "batchtopk"], ["mse", "fvu", "recon_kl", "ce", "e2e", "all"]),
+        *itertools.product(["jumprelu", "matryoshka", "gated"], ["all"]),
+    ],
+)
 def test_two_processes_give_what_one_gives(
     trained: Callable[[int], Path], activation: str, packing: str, loss: str
 ) -> None:
-    """The processes see different numbers of text tokens: means, the cut of BatchTopK and clocks are those of both."""
+    """The processes see different numbers of text tokens: means, the cut of BatchTopK and clocks are those of both.
+
+    `all` has every term that a type has something for, and a k that falls on the way.
+    """
     case = Path(activation) / packing / loss
     one = read(trained(1) / case / "state-0.pt")
     two = [read(trained(2) / case / f"state-{rank}.pt") for rank in range(2)]
     clocks = [name for name in one if name.endswith("tokens_since_fired")]
     assert max(int(one[name].max()) for name in clocks) > 150
-    assert activation != "batchtopk" or min(float(v) for name, v in one.items() if name.endswith("threshold")) > 0
+    assert (
+        activation not in ("batchtopk", "matryoshka")
+        or min(float(v) for name, v in one.items() if name.endswith("threshold")) > 0
+    )
     for name, value in one.items():
         assert torch.equal(two[0][name], two[1][name]), f"the processes differ in {name}"
         if name in clocks:

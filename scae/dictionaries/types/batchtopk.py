@@ -6,12 +6,12 @@ import torch
 
 from scae.core.processes import summed
 from scae.core.typing import Bool, Float, Tensor
-from scae.dictionaries.activation import Activation
+from scae.dictionaries.annealing import Picking
 from scae.dictionaries.dictionary import Dictionary, Shape
 from scae.kernels import SparseCode
 
 
-class BatchTopK(Activation):
+class BatchTopK(Picking):
     """In training the cut is the batch's own: that of all processes together, of one micro-step where gradients are
     accumulated. Its running mean is the threshold used at inference, so that the code of a token does not depend on the
     tokens beside it. The first batch sets the mean, so short runs are not biased to 0.
@@ -23,8 +23,7 @@ class BatchTopK(Activation):
     alone = False
 
     def __init__(self, *, k: int, threshold_rate: float) -> None:
-        super().__init__()
-        self.k = k
+        super().__init__(k=k)
         self.threshold_rate = threshold_rate
         self.register_buffer("threshold", torch.tensor(-1.0, dtype=torch.float64))  # < 0: no batch seen
 
@@ -48,9 +47,9 @@ class BatchTopK(Activation):
         positive = positive[positive > 0]
         counts = torch.tensor([len(positive), int(live.sum())], device=pre.device)
         n_positive, n_live = total(counts).tolist()
-        cut = positive.new_zeros(())
-        if n_positive > self.k * n_live:
-            cut = torch.nextafter(kth_largest(positive, self.k * n_live, total), cut)
+        cut, wanted = positive.new_zeros(()), self.picked * n_live
+        if n_positive > wanted:
+            cut = torch.nextafter(kth_largest(positive, wanted, total), cut)
         if n_positive:
             smallest = cut.double()
             first = self.threshold < 0

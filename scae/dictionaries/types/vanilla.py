@@ -15,7 +15,7 @@ class ReLU(Activation):
     def support(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:
         return SparseCode.where((pre > 0) & live[:, None], pre)
 
-    def penalty(self, code: SparseCode) -> Float[Tensor, " nnz"]:
+    def penalty(self, code: SparseCode, pre: SparseCode) -> Float[Tensor, " nnz"]:
         """Their sum is the L1 norm."""
         return code.value
 

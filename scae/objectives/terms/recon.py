@@ -8,7 +8,7 @@ whose error is sqrt(k); a site's own units make it as large as fvu              
 
 import torch
 
-from scae.core.typing import Float, Tensor
+from scae.core.typing import Float, Stream, Tensor
 from scae.objectives.comparison import Comparison, variation
 from scae.objectives.terms.term import Term
 from scae.sites import Site
@@ -16,6 +16,7 @@ from scae.sites import Site
 
 class Recon(Term):
     name, reads_stream = "recon", False
+    what = "the reconstruction"
 
     def __init__(self, *, weight: float, kind: str, knee: float) -> None:
         super().__init__(weight=weight)
@@ -30,21 +31,22 @@ class Recon(Term):
     def by_token(self, comparison: Comparison) -> dict[str, Float[Tensor, "batch pos"]]:
         live = comparison.trace.live
         return {
-            f"the reconstruction at {site}": each.new_zeros(live.shape).masked_scatter(live, each)
+            f"{self.what} at {site}": each.new_zeros(live.shape).masked_scatter(live, each)
             for site, each in self._by_site(comparison).items()
         }
 
     def _by_site(self, comparison: Comparison) -> dict[Site, Float[Tensor, " live"]]:
         """What each text token adds."""
-        trace, by_site = comparison.trace, {}
-        for site, reconstruction in comparison.out.reconstructions.items():
-            target, ours = trace.outputs[site.module][trace.live], reconstruction[trace.live]
-            if self.kind == "fvu":
-                by_site[site] = (target - ours).square().sum(1) / variation(target)
-            else:
-                u = ((target - ours) / comparison.out.units[site]).square().mean(1)
-                by_site[site] = (self._huber(u) if self.kind == "huber" else u) / comparison.n_live
-        return by_site
+        reconstructions = comparison.out.reconstructions
+        return {site: self._each(comparison, site, one) for site, one in reconstructions.items()}
+
+    def _each(self, comparison: Comparison, site: Site, reconstruction: Stream) -> Float[Tensor, " live"]:
+        trace = comparison.trace
+        target, ours = trace.outputs[site.module][trace.live], reconstruction[trace.live]
+        if self.kind == "fvu":
+            return (target - ours).square().sum(1) / variation(target)
+        u = ((target - ours) / comparison.out.units[site]).square().mean(1)
+        return (self._huber(u) if self.kind == "huber" else u) / comparison.n_live
 
     def _huber(self, u: Float[Tensor, " live"]) -> Float[Tensor, " live"]:
         beyond = 2 * (self.knee * u.clamp_min(self.knee)).sqrt() - self.knee
