@@ -157,7 +157,7 @@ def test_what_is_in_no_name() -> None:
     found = {f"{schema.__name__}.{key}" for schema in SECTIONS for key in schema.model_fields
              if declared(schema, key, Unnamed)}  # fmt: skip
     assert found == {
-        *("LocalModel.path", "TextData.path", "Connectivity.path"),  # known by their content
+        *("LocalModel.path", "TextData.path", "Connectivity.path", "Pretrain.init_from"),  # known by their content
         *("VanillaSae.auxk", "TopKSae.auxk", "BatchTopKSae.auxk"),  # the losses that read it have it in their names
         *("Connectivity.chunk_mb", "Evaluation.first_look"),
         *(f"TrainerConfig.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "chunk_mb")),
@@ -171,6 +171,7 @@ ANYTHING = (None, True, False, 1, 2, 3, 300, 0.0, 0.25, 0.5, 1.0, 2.0, "all", [0
 WORDS = (
     *("contribution", "random", "none", "all", "joint", "per_site", "firing", "activation", "even", "by_score"),
     *("fvu", "mse", "huber", "float32", "bfloat16", "packed", "document", "auto", "bos", "eos"),
+    *("dataset", "token"),
     *("cpu", "cuda", "ddp", "32-true", "bf16-mixed"),
 )
 
@@ -203,7 +204,7 @@ def choices(kind: str, of: Of) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     plain = of(f"sae={kind}").model_dump()
     found: dict[str, list[Any]] = {}
     for key in leaves({section: plain[section] for section in COVERED}):
-        if key not in ("model.kind", "sae.kind", "data.kind", "data.path"):
+        if key not in ("model.kind", "sae.kind", "data.kind", "data.path", "pretrain.init_from"):
             tried = (checked(changed_in(plain, key, value)) for value in (*ANYTHING, *WORDS))
             taken = [functools.reduce(getattr, key.split("."), config) for config in tried if config is not None]
             distinct = {json.dumps(value): value for value in taken if value != "auto" or key != "data.separator"}

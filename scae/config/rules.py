@@ -21,6 +21,7 @@ def problems_of(config: Config) -> Iterator[str]:
         yield from shape_problems(config, d_model=config.model.d_model, n_layers=config.model.n_layers)
     yield from _batch_problems(config)
     yield from _stage_problems(config)
+    yield from _unprunable_norm(config)
     yield from _missing_files(config)
     yield from _unwritable(config)
 
@@ -80,10 +81,23 @@ def _stage_problems(config: Config) -> Iterator[str]:
             yield f"force={config.force}: {stage} is not among stages={config.stages}"
 
 
+def _unprunable_norm(config: Config) -> Iterator[str]:
+    """A connection has one weight for all tokens."""
+    pruned = [stage for stage in config.stages if stage in ("select", "finetune")]
+    if config.sae.normalise == "token" and pruned:
+        yield (
+            f"sae.normalise=token: every token has a unit of its own, so no connection has one weight, and there is no "
+            f"pruned pass to {' and '.join(pruned)} for; allowed with it: stages=[model,pretrain,evaluate]"
+        )
+
+
 def _missing_files(config: Config) -> Iterator[str]:
     for key, path in (("connectivity.path", config.connectivity.path), ("ckpt_path", config.ckpt_path)):
         if path is not None and not os.path.isfile(path):  # also where no file can have that name
             yield f"{key}={shortened(path)}: no such file"
+    begin = config.pretrain.init_from
+    if begin is not None and not os.path.exists(os.path.expanduser(begin)):
+        yield f"pretrain.init_from={shortened(begin)}: no such file or folder"
 
 
 def _unwritable(config: Config) -> Iterator[str]:

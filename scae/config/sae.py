@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from scae.config.active import SWITCH, Unnamed
+from scae.config.active import SWITCH, Neutral, Unnamed
 from scae.config.errors import null
 from scae.config.section import Fraction, Positive, Section
 
@@ -32,6 +32,9 @@ class Sae(Section):
     features: Positive | None = Field(description="absolute size; null: expansion x d_model")
     expansion: Positive | None
     centred: bool = Field(description="whether the unit of a site subtracts its mean, as it divides by its size")
+    normalise: Annotated[Literal["dataset", "token", "none"], Neutral("dataset")] = Field(
+        description="what the unit of a site divides by: one size for all tokens, each token's own, or nothing"
+    )
     bound: Bound
     auxk: Annotated[AuxK, Unnamed("the losses that read it have it in their names")]
 
@@ -40,9 +43,11 @@ class Sae(Section):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What a dictionary of this type is made from, but for its shape: the type, and the settings of it alone."""
+        """What a dictionary of this type is made from, but for its shape: the type, the settings of it alone, and
+        whether every token has a unit of its own."""
         own = [name for name in type(self).model_fields if name not in Sae.model_fields]
-        return {"type" if name == "kind" else name: getattr(self, name) for name in own}
+        settings = {"type" if name == "kind" else name: getattr(self, name) for name in own}
+        return settings | ({"by_token": True} if self.normalise == "token" else {})
 
     def size(self, d_model: int) -> int:
         return self.features if self.features is not None else (self.expansion or 0) * d_model

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from scae.config.active import SWITCH, Neutral
+from scae.config.active import BY_CONTENT, SWITCH, Neutral
 from scae.config.loss import Loss
 from scae.config.schedule import Decay, Warmup, schedule_problems
-from scae.config.section import Fraction, FromZero, Positive, Rate, Section
+from scae.config.section import Fraction, FromZero, Positive, Rate, Section, Text
 
 
 class Training(Section):
@@ -49,6 +49,9 @@ class Start(Section):
 class Pretrain(Training):
     loss: Loss
     start: Start
+    init_from: Annotated[Text | None, BY_CONTENT] = Field(
+        description="a run, an artifact, or dictionary files of another library that the suite begins from; null: anew"
+    )
 
     def problems(self, key: str) -> Iterator[str]:
         yield from super().problems(key)

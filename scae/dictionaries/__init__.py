@@ -1,6 +1,6 @@
 """Sparse dictionaries: their parts, their units, and the types that put parts together."""
 
-from scae.dictionaries.activation import Activation
+from scae.dictionaries.activation import Activation, Rule
 from scae.dictionaries.decoder import Decoder
 from scae.dictionaries.dictionary import Dictionary, Encoded, Shape
 from scae.dictionaries.encoder import Encoder
@@ -18,6 +18,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "ReLU",
+    "Rule",
     "Shape",
     "TopK",
     "Unit",

@@ -22,7 +22,13 @@ from scae.lm import LanguageModel, Trace, open_model
 from scae.suite import Suite
 from scae.suite.files import load
 
-RELATIVE = (("data", "path"), ("model", "path"), ("connectivity", "path"), ("paths", "artifacts"))
+RELATIVE = (
+    ("data", "path"),
+    ("model", "path"),
+    ("connectivity", "path"),
+    ("pretrain", "init_from"),
+    ("paths", "artifacts"),
+)
 """Places that a configuration may name as they are seen from where the command ran."""
 
 

@@ -13,9 +13,10 @@ TYPES: dict[str, Callable[..., Dictionary]] = {
 }
 
 
-def create(shape: Shape, *, type: str, **settings: Any) -> Dictionary:
+def create(shape: Shape, *, type: str, by_token: bool = False, **settings: Any) -> Dictionary:
     """A new dictionary; raises ValueError where there is no such type, or where it takes other settings.
 
+    by_token: every token has its own size (`scae.dictionaries.unit`); older dictionaries do not say, and have one.
     Type and settings are its `spec`: with the shape, what is needed to make one that its weights can be loaded into.
     """
     if type not in TYPES:
@@ -25,4 +26,7 @@ def create(shape: Shape, *, type: str, **settings: Any) -> Dictionary:
     except TypeError as error:
         raise ValueError(f"settings of a dictionary of type {type}: {error}") from error
     dictionary.spec = {"type": type} | settings
+    if by_token:
+        dictionary.take_by_token()
+        dictionary.spec["by_token"] = True
     return dictionary

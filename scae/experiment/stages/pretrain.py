@@ -11,6 +11,7 @@ from scae.data import WindowModule
 from scae.evaluation.unigram import warn_if_no_better
 from scae.experiment.suite_training import store, train
 from scae.experiment.workshop import Workshop
+from scae.interop.beginning import Beginning
 from scae.objectives import Objective
 from scae.sites import SINK, SOURCE
 from scae.suite import Mode, Suite, choose_sites
@@ -26,6 +27,8 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     sites = choose_sites(lm.paths, config.sites.layers, list(config.sites.kinds))
     ends = [end for end, wanted in ((SOURCE, config.sites.embed), (SINK, config.sites.unembed)) if wanted]
     suite = Suite.from_config(config.sae, sites, lm, ends=ends).to(workshop.device)
+    path = config.pretrain.init_from
+    beginning = None if path is None else Beginning(path, suite)
     suite.chunk_mb = config.trainer.chunk_mb
     objective = Objective.from_config(config.pretrain.loss, config.sae)
     mode: Mode = "spliced" if objective.reads_stream else "plain"
@@ -40,7 +43,16 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     )
     start = config.pretrain.start
     first = [data.batch(step, rank=0, world_size=1) for step in range(min(start.batches, data.steps))]
-    start_from_data(suite, first, centred=config.sae.centred, furthest=start.furthest)
+    start_from_data(
+        suite,
+        first,
+        centred=config.sae.centred,
+        furthest=start.furthest,
+        scaled=config.sae.normalise != "none",
+        sites=None if beginning is None else beginning.to_measure,
+    )
+    if beginning is not None:
+        beginning.begin(unit_norm=config.pretrain.unit_norm)
     place = workshop.place("pretrain", folder, section="pretrain")
     artifact = workshop.plan.pretrain
     train(workshop, suite, objective, mode=mode, training=config.pretrain, data=data, place=place, artifact=artifact)
