@@ -86,7 +86,8 @@ def _context(folder: Path) -> int | None:
     if not (folder / "artifact.json").is_file():
         return None
     note = json.loads((folder / "artifact.json").read_text())
-    if "data" in note["made_from"]:
-        return note["made_from"]["data"]["context"]
-    found = (_context(folder.parent / name) for name in note["upstream"])
+    data = note.get("made_from", {}).get("data", {})
+    if "context" in data:
+        return data["context"]
+    found = (_context(folder.parent / name) for name in note.get("upstream", []))
     return next((context for context in found if context is not None), None)
