@@ -15,7 +15,7 @@ LAYERS = (
     ("connections",),
     ("suite",),
     ("selection", "objectives", "data"),
-    ("training", "evaluation", "report"),
+    ("training", "evaluation", "report", "interop"),
     ("experiment",),
     ("command",),
     ("__init__", "__main__"),  # the package's own face may show anything

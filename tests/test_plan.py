@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from scae.command import values
-from scae.config import Config, parse
+from scae.config import Config, ConfigError, parse
 from scae.experiment.plan import VERSIONS, Plan
 from scae.experiment.table import made_by
 
@@ -87,6 +87,7 @@ def downstream_of(stage: str) -> set[str]:
         ("seed=1", "model"),
         ("sae.k=3", "pretrain"),
         ("sae=batchtopk", "pretrain"),
+        ("sae.normalise=none", "pretrain"),
         ("pretrain.loss.auxk.weight=0", "pretrain"),
         ("sites.embed=true", "pretrain"),
         ("sites.unembed=true", "pretrain"),
@@ -175,6 +176,20 @@ def test_a_file_of_connections_is_known_by_its_content(of: Of, tmp_path: Path) -
     one, same, other = (name(tmp_path / folder / "x.safetensors") for folder in "abc")
     assert one == same
     assert one != other
+
+
+def test_what_a_suite_begins_from_is_known_by_its_content(of: Of, tmp_path: Path) -> None:
+    def made(folder: Path, content: str) -> str:
+        folder.mkdir(exist_ok=True)
+        (folder / "suite.json").write_text("{}")
+        (folder / "suite.safetensors").write_text(content)
+        return names(of(f"pretrain.init_from={folder}"))["pretrain"]
+
+    one, other = made(tmp_path / "a", "x"), made(tmp_path / "b", "x")
+    assert one == other != made(tmp_path / "b", "y")
+    assert one != names(of())["pretrain"]
+    with pytest.raises(ConfigError, match=r"pretrain\.init_from=.*: no dictionary there"):
+        names(of(f"pretrain.init_from={tmp_path}"))
 
 
 def test_the_text_is_known_by_its_content(of: Of, tmp_path: Path) -> None:

@@ -111,6 +111,9 @@ def _missing_files(config: Config) -> Iterator[str]:
     for key, path in (("connectivity.path", config.connectivity.path), ("ckpt_path", config.ckpt_path)):
         if path is not None and not os.path.isfile(path):  # also where no file can have that name
             yield f"{key}={shortened(path)}: no such file"
+    begin = config.pretrain.init_from
+    if begin is not None and not os.path.exists(os.path.expanduser(begin)):
+        yield f"pretrain.init_from={shortened(begin)}: no such file or folder"
 
 
 def _unwritable(config: Config) -> Iterator[str]:

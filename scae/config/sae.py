@@ -50,6 +50,9 @@ class Sae(Section):
     features: Positive | None = Field(description="absolute size; null: expansion x d_model")
     expansion: Positive | None
     centred: bool = Field(description="whether the unit of a site subtracts its mean, as it divides by its size")
+    normalise: Annotated[Literal["dataset", "token", "none"], Neutral("dataset")] = Field(
+        description="what the unit of a site divides by: one size for all tokens, each token's own, or nothing"
+    )
     bound: Bound
     auxk: Annotated[AuxK, Unnamed("the losses that read it have it in their names")]
     skip: Annotated[bool, Neutral(False)] = Field(
@@ -61,10 +64,12 @@ class Sae(Section):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What a dictionary of this type is made from, but for its shape: the type, and the settings of it alone."""
+        """What a dictionary of this type is made from, but for its shape: the type, the settings of it alone, and what
+        is not as in most dictionaries."""
         own = [name for name in type(self).model_fields if name not in Sae.model_fields and name != "anneal"]
         spec = {"type" if name == "kind" else name: getattr(self, name) for name in own}
-        return spec | {"skip": True} if self.skip else spec
+        by_token = {"by_token": True} if self.normalise == "token" else {}
+        return spec | by_token | ({"skip": True} if self.skip else {})
 
     def size(self, d_model: int) -> int:
         return self.features if self.features is not None else (self.expansion or 0) * d_model
@@ -94,6 +99,8 @@ class Sae(Section):
         """Why dictionaries of these settings have no pruned pass."""
         if self.skip:
             yield f"{key}.skip=true: a skip reads the whole stream without a connection"
+        if self.normalise == "token":
+            yield f"{key}.normalise=token: every token has a unit of its own, so no connection has one weight"
 
     def size_problems(self, key: str, features: int, *, name: str, change: str) -> Iterator[str]:
         """What there are too few features for. name: that number in the user's words; change: the key that sets it."""

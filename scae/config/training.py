@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from scae.config.active import SWITCH, Neutral
+from scae.config.active import BY_CONTENT, SWITCH, Neutral
 from scae.config.errors import nearest, shortened
 from scae.config.loss import BESIDE, Loss
 from scae.config.optimizer import AdamOptimizer, MuonOptimizer, ScheduleFreeOptimizer, SignumOptimizer
@@ -134,6 +134,9 @@ class Pretrain(Training):
     loss: Loss
     start: Start
     validation: Validation
+    init_from: Annotated[Text | None, BY_CONTENT] = Field(
+        description="a run, an artifact, or dictionary files of another library that the suite begins from; null: anew"
+    )
 
     def problems(self, key: str) -> Iterator[str]:
         yield from super().problems(key)

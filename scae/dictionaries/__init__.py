@@ -1,6 +1,6 @@
 """Sparse dictionaries: their parts, their units, and the types that put parts together."""
 
-from scae.dictionaries.activation import Activation
+from scae.dictionaries.activation import Activation, Rule
 from scae.dictionaries.annealing import Picking
 from scae.dictionaries.decoder import Decoder
 from scae.dictionaries.dictionary import Dictionary, Encoded, Shape
@@ -20,6 +20,7 @@ __all__ = [
     "Encoder",
     "Picking",
     "ReLU",
+    "Rule",
     "Shape",
     "TopK",
     "Unit",

@@ -6,17 +6,53 @@
                 support may hold entries that only carry a gradient, with the activation 0
     penalty     what `loss.sparsity` weighs; None where an activation has no need of one
     partial     other codes that the target has to be reconstructed with, too (`loss.partial`)
+    rule        what all of this is at inference, in the words that files of other libraries have for it
 
 No activation is below 0, and a feature fires where it is above.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
 from scae.core.typing import Bool, Float, Tensor
 from scae.kernels import SparseCode
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A pre-activation stays what it is where it is positive, above `threshold` and among the `k` largest of its token;
+    elsewhere it becomes 0.
+
+    k: None: however many; threshold: `[feature]`, or one for all of them.
+    """
+
+    k: int | None
+    threshold: Float[Tensor, "*feature"]
+
+    def scaled(self, factor: Float[Tensor, " feature"]) -> "Rule":
+        """What chooses the same features when each pre-activation is multiplied by its factor > 0; raises ValueError
+        where none does."""
+        if self.k is not None and not _nearly_equal(factor):
+            low, high = factor.min(), factor.max()
+            raise ValueError(f"the {self.k} largest would be others: the factors differ, from {low:.4g} to {high:.4g}")
+        return Rule(self.k, self.threshold * factor)
+
+    @property
+    def single_threshold(self) -> Float[Tensor, ""]:
+        """The threshold of all features; raises ValueError where they differ in it."""
+        if not _nearly_equal(self.threshold):
+            low, high = self.threshold.min(), self.threshold.max()
+            raise ValueError(
+                f"features have thresholds of their own, from {low:.4g} to {high:.4g}; needed: one for all"
+            )
+        return self.threshold.mean()
+
+
+def _nearly_equal(values: Tensor) -> bool:
+    return bool((values.max() - values.min()).abs() <= 1e-4 * values.abs().max())
 
 
 class Activation(nn.Module, ABC):
@@ -47,3 +83,11 @@ class Activation(nn.Module, ABC):
     def partial(self, code: SparseCode, pre: SparseCode) -> list[SparseCode]:
         """Codes beside `code`, which the same decoder has to make the same target from."""
         return []
+
+    def rule(self) -> Rule:
+        """What it does at inference; raises ValueError where it is none of the rules."""
+        raise ValueError(f"{type(self).__name__} is more than a choice among pre-activations: no other format has it")
+
+    def follow(self, rule: Rule) -> None:
+        """Do this at inference; raises ValueError where it cannot. `k` is a setting, not a state: any will do."""
+        raise ValueError(f"{type(self).__name__} cannot be started from a file of another format")

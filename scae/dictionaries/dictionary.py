@@ -1,11 +1,14 @@
 """One sparse dictionary: an autoencoder of a module's output, or a transcoder from a module's input to its output.
 
-u    = (x - centre) / scale           in the unit of what it reads (see `scae.dictionaries.unit`)
+u    = (x - centre) / size            in the unit of what it reads (see `scae.dictionaries.unit`)
 pre  = W_enc (u - b_dec) + b_enc      an autoencoder: u and the reconstruction live in the same space
 pre  = W_enc u + b_enc                a transcoder: never subtract an output bias from an input
 f    = min(activation(pre), ceiling)
-yhat = (f W_dec + b_dec) scale + centre       in the unit of what it writes; with a skip, of a transcoder alone,
-yhat = (f W_dec + b_dec + u W_skip) scale + centre              (Paulo et al. 2025)
+yhat = (f W_dec + b_dec) size + centre        in the unit of what it writes; with a skip, of a transcoder alone,
+yhat = (f W_dec + b_dec + u W_skip) size + centre               (Paulo et al. 2025)
+
+Where every token has its own size, an autoencoder multiplies by the size of what it has read. A transcoder writes
+something else than it reads: it takes what it reads by token, and writes in the one unit of all that is written.
 
 W_enc and b_enc are W and b of its encoder, W_dec and b_dec those of its decoder.
 """
@@ -24,7 +27,7 @@ from scae.dictionaries.crosslayer import CrosslayerDecoder
 from scae.dictionaries.decoder import Decoder
 from scae.dictionaries.encoder import Encoder
 from scae.dictionaries.skip import Skip
-from scae.dictionaries.unit import Unit
+from scae.dictionaries.unit import Size, Unit
 from scae.kernels import Arrivals, SparseCode
 
 
@@ -89,6 +92,10 @@ class Dictionary(nn.Module):
         decoder = CrosslayerDecoder(writes, shape.further) if shape.further else Decoder(writes)
         return cls(Encoder(reads), activation, decoder, shape=shape)
 
+    def take_by_token(self) -> None:
+        """Let every token that is read have a size of its own."""
+        self.reads.by_token, self.writes.by_token = True, not self.transcoder
+
     @property
     def n_features(self) -> int:
         return self.shape.n_features
@@ -101,6 +108,10 @@ class Dictionary(nn.Module):
         """What the encoder is applied to. The gradient of an autoencoder's b_dec comes from `_differentiable`."""
         u = self.reads.enter(x)
         return u if self.transcoder else u - self.decoder.b.detach()
+
+    def size(self, x: Float[Tensor, "token d_in"]) -> Size:
+        """What counts as 1 in what is written for these tokens, which `reconstruct` and `decode` are told."""
+        return self.writes.size(x)
 
     def encode(self, x: Float[Tensor, "token d_in"], live: Bool[Tensor, " token"]) -> SparseCode:
         """The code of the live tokens of `x`."""
@@ -118,21 +129,23 @@ class Dictionary(nn.Module):
         live: Bool[Tensor, " token"],
         arrivals: Arrivals | None = None,
         *,
+        size: Size | None = None,
         aux: Collection[str] = (),
         auxk: AuxK | None = None,
         chunk_mb: int | None = None,
     ) -> tuple[Float[Tensor, "token d_out"], Encoded]:
         """What is written, the code of the live tokens, and the auxiliary quantities named by `aux`.
 
-        arrivals: what arrives along connections; auxk: which features count as dead, and how many of them revive at a
-        token. chunk_mb: tokens are taken in parts whose pre-activations, and what the connections need on the way to
-        them, stay below this size (but for one window, or a batch threshold); None: all at once.
+        arrivals: what arrives along connections; size: see `size`, needed where tokens differ in it; auxk: which
+        features count as dead, and how many of them revive at a token. chunk_mb: tokens are taken in parts whose
+        pre-activations, and what the connections need on the way to them, stay below this size (but for one window, or
+        a batch threshold); None: all at once.
 
         The site is decoded before its dead features are: decoder rows have gradients from both, and the sum of
         gradients is rounded in the order of use.
         """
         code, pre, dead = self._codes(shifted, live, arrivals, auxk if "revived" in aux else None, chunk_mb)
-        reconstruction = self.decode(code)
+        reconstruction = self.decode(code, size)
         skipped = None if self.skip is None else self.skip(shifted) * self.writes.scale
         if skipped is not None:
             reconstruction = reconstruction + skipped
@@ -140,9 +153,9 @@ class Dictionary(nn.Module):
         if "penalty" in aux and (penalty := self.activation.penalty(code, pre)) is not None:
             found["penalty"] = penalty
         if "partial" in aux and (codes := self.activation.partial(code, pre)):
-            found["partial"] = self._partial(codes, skipped)
+            found["partial"] = self._partial(codes, skipped, size)
         if dead is not None:
-            found["revived"] = self.revive(dead)
+            found["revived"] = self.revive(dead, size)
         return reconstruction, Encoded(code, found)
 
     def _codes(
@@ -186,8 +199,8 @@ class Dictionary(nn.Module):
         """No activation above its ceiling; one that is cut there has no gradient."""
         return code.with_values(code.value.clamp(max=self.ceiling[code.col]))
 
-    def decode(self, code: SparseCode) -> Float[Tensor, "token d_out"]:
-        return self.writes.leave(self.decoder(code))
+    def decode(self, code: SparseCode, size: Size | None = None) -> Float[Tensor, "token d_out"]:
+        return self.writes.leave(self.decoder(code), size)
 
     def beyond(self, code: SparseCode) -> Iterator[tuple[int, Float[Tensor, "token d_out"]]]:
         """What it adds to what is written at the MLPs of later layers, by layer."""
@@ -195,28 +208,29 @@ class Dictionary(nn.Module):
             yield layer, wrote * self.writes.scale
 
     def _partial(
-        self, codes: list[SparseCode], skipped: Float[Tensor, "token d_out"] | None
+        self, codes: list[SparseCode], skipped: Float[Tensor, "token d_out"] | None, size: Size | None
     ) -> Float[Tensor, "code token d_out"]:
         learns = self.activation.teaches_decoder
         decode = self.decoder if learns else self.decoder.frozen
-        written = torch.stack([self.writes.leave(decode(code)) for code in codes])
+        written = torch.stack([self.writes.leave(decode(code), size) for code in codes])
         if skipped is None:
             return written
         return written + (skipped if learns else skipped.detach())
 
     @property
     def constant(self) -> Float[Tensor, " d_out"]:
-        """What is written when no feature fires."""
+        """What is written when no feature fires; raises ValueError where that depends on the token."""
         return self.writes.leave(self.decoder.b)
 
-    def revive(self, dead: SparseCode) -> Float[Tensor, "token d_out"]:
+    def revive(self, dead: SparseCode, size: Size | None = None) -> Float[Tensor, "token d_out"]:
         """What dead features make of the error: no bias, the error has none to explain.
 
         A negative pre-activation adds nothing, as it would if the feature were alive, but its gradient passes (straight
         through the ReLU): it rises where the feature's direction lies in the error, until the feature fires there.
         """
         straight_through = dead.value + (dead.value.clamp_min(0) - dead.value).detach()
-        return self.decoder.without_bias(dead.with_values(straight_through)) * self.writes.scale
+        size = self.writes.fixed if size is None else size
+        return self.decoder.without_bias(dead.with_values(straight_through)) * size
 
     @torch.no_grad()
     def dead_code(

@@ -26,6 +26,12 @@ class Encoder(nn.Module):
         return self.W.shape[0]
 
     @torch.no_grad()
+    def begin_as(self, other: "Encoder") -> None:
+        """Become the same function as this linear encoder."""
+        self.W.copy_(other.W)
+        self.b.copy_(other.b)
+
+    @torch.no_grad()
     def preactivations(
         self, u: Float[Tensor, "token d_in"], arrivals: Arrivals | None = None
     ) -> Float[Tensor, "token feature"]:

@@ -23,7 +23,13 @@ from scae.suite import Suite
 from scae.suite.files import load
 from scae.training import snapshots
 
-RELATIVE = (("data", "path"), ("model", "path"), ("connectivity", "path"), ("paths", "artifacts"))
+RELATIVE = (
+    ("data", "path"),
+    ("model", "path"),
+    ("connectivity", "path"),
+    ("pretrain", "init_from"),
+    ("paths", "artifacts"),
+)
 """Places that a configuration may name as they are seen from where the command ran."""
 
 

@@ -19,6 +19,7 @@ from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, T
 from scae.config.active import active
 from scae.config.loss import WANTS
 from scae.data import corpus_fingerprint, windows_of
+from scae.interop.found import found_to_begin
 
 VERSIONS: dict[Stage, int] = {"model": 1, "pretrain": 2, "select": 3, "finetune": 2, "evaluate": 2}
 """Part of the name of whatever a stage makes. Raise the number of a stage when the same configuration gives another
@@ -85,6 +86,8 @@ class Plan:
         config = self.config
         made_from = self.data | {"training": active(config.pretrain) | {"loss": self._loss(config.pretrain.loss)}}
         made_from |= {"sites": active(config.sites), "sae": active(config.sae)} | self._trainer()
+        if config.pretrain.init_from is not None:
+            made_from["init_from"] = found_to_begin(config.pretrain.init_from).fingerprint
         if self.model is not None:
             return self.artifact("pretrain", made_from, self.model.name)
         return self.artifact("pretrain", made_from | {"model": self.model_identity})

@@ -83,16 +83,16 @@ class Assembly(nn.Module):
         return self._at.get(module)
 
     def reads(self, site: Site) -> Rows:
-        """The encoder rows of a site, or of the sink."""
+        """The encoder rows of a site, or of the sink; raises ValueError where they are read in units of each token."""
         if site == SINK and self.sink is not None:
             return Rows(self.sink.rows, self.sink.rows.new_ones(()))
-        return Rows(self[site].encoder.W, self[site].reads.scale)
+        return Rows(self[site].encoder.W, self[site].reads.fixed)
 
     def writes(self, site: Site, reader: Module) -> Rows:
         """The decoder rows of a site, or of the source, as `reader` meets them on the stream."""
         if site == SOURCE and self.source is not None:
             return Rows(self.source.rows(reader), self.source.writes.scale)
-        return Rows(self[site].decoder.rows(reader), self[site].writes.scale)
+        return Rows(self[site].decoder.rows(reader), self[site].writes.fixed)
 
     def codes_of_ends(self, trace: Trace) -> dict[Site, SparseCode]:
         """The tokens of a run as activations of the source, and those that follow as activations of the sink."""

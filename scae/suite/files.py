@@ -13,16 +13,18 @@ the layers that it also writes to in its shape, `"further": [1, 2, 3]`.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from scae.connections import Connections
-from scae.dictionaries import Shape, create
+from scae.core.typing import Tensor
+from scae.dictionaries import Dictionary, Shape, create
 from scae.lm import LanguageModel
 from scae.sites import SOURCE, Site
+from scae.suite.assembly import Mode
 from scae.suite.suite import Suite
 
 FORMAT = 5
@@ -48,23 +50,14 @@ def save(suite: Suite, folder: Path) -> None:
 
 def load(folder: Path, lm: LanguageModel) -> Suite:
     """Read what `save` wrote; raises ValueError naming the file that is missing or does not fit."""
-    for name in ("suite.json", "suite.safetensors"):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} holds no suite: {name} is missing")
-    suite = _described(folder / "suite.json", lm)
+    stored = _read(folder, lm)
     try:
-        tensors = load_file(folder / "suite.safetensors")
-    except SafetensorError as error:
-        raise ValueError(f"{folder / 'suite.safetensors'} is damaged: {error}") from error
-    parts: dict[Site, nn.Module] = {site: suite[site] for site in suite.sites}
+        suite = Suite(stored.dictionaries, lm, ends=stored.ends)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'suite.json'} is no description of a suite: {error}") from error
+    suite.threshold_pass = stored.threshold_pass
     if suite.source is not None:
-        parts[SOURCE] = suite.source
-    for site, part in parts.items():
-        own = {name.removeprefix(f"{site}."): t for name, t in tensors.items() if name.startswith(f"{site}.")}
-        try:
-            part.load_state_dict(own, strict=True)
-        except RuntimeError as error:
-            raise ValueError(f"{folder / 'suite.safetensors'}: {site} does not fit suite.json: {error}") from error
+        _fill(suite.source, stored.tensors, SOURCE, folder)
     if (folder / "connections.safetensors").is_file():
         connections = Connections.load(folder / "connections.safetensors")
         try:
@@ -84,26 +77,68 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
-def _described(file: Path, lm: LanguageModel) -> Suite:
-    """The suite that a `suite.json` describes, its weights still those of a new one."""
+def load_dictionaries(folder: Path) -> tuple[dict[Site, Dictionary], Mode | None]:
+    """The dictionaries of a suite without its model, and the pass that their thresholds were learned in; raises
+    ValueError as `load` does."""
+    stored = _read(folder, None)
+    return stored.dictionaries, stored.threshold_pass
+
+
+class _Stored(NamedTuple):
+    """What lies in a folder: dictionaries with their weights, and all tensors by name."""
+
+    dictionaries: dict[Site, Dictionary]
+    ends: list[Site]
+    threshold_pass: Mode | None
+    tensors: dict[str, Tensor]
+
+
+def _read(folder: Path, lm: LanguageModel | None) -> _Stored:
+    """lm: the model that the suite is meant for; None: any."""
+    for name in ("suite.json", "suite.safetensors"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} holds no suite: {name} is missing")
+    dictionaries, ends, threshold_pass = _described(folder / "suite.json", lm)
+    try:
+        tensors = load_file(folder / "suite.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"{folder / 'suite.safetensors'} is damaged: {error}") from error
+    for site, own in dictionaries.items():
+        _fill(own, tensors, site, folder)
+    return _Stored(dictionaries, ends, threshold_pass, tensors)
+
+
+def _fill(part: nn.Module, tensors: dict[str, Tensor], site: Site, folder: Path) -> None:
+    """Give a part of a suite the weights that are stored under the name of its site."""
+    own = {name.removeprefix(f"{site}."): t for name, t in tensors.items() if name.startswith(f"{site}.")}
+    try:
+        part.load_state_dict(own, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{folder / 'suite.safetensors'}: {site} does not fit suite.json: {error}") from error
+
+
+def _described(file: Path, lm: LanguageModel | None) -> tuple[dict[Site, Dictionary], list[Site], Mode | None]:
+    """The dictionaries that a `suite.json` describes, their weights still those of new ones; the ends, and the pass."""
     try:
         note = json.loads(file.read_text())
         if note["format"] != FORMAT:
             raise ValueError(f"format {note['format']}, this version reads {FORMAT}")
         dictionaries = {}
         for name, one in note["dictionaries"].items():
-            shape = Shape(**_tuples(one.pop("shape")))
-            site = Site.parse(name)
-            if not site.module.writes:
-                lm.watch(site.module)
-            if {shape.d_in, shape.d_out} != {lm.width(site.module)}:
-                raise ValueError(
-                    f"{name} reads and writes {shape.d_in} and {shape.d_out} numbers a token, "
-                    f"the model has {lm.width(site.module)} there"
-                )
+            shape, site = Shape(**_tuples(one.pop("shape"))), Site.parse(name)
+            if lm is not None:
+                _check_width(site, shape, lm)
             dictionaries[site] = create(shape, **one)
-        suite = Suite(dictionaries, lm, ends=list(map(Site.parse, note["ends"])))
-        suite.threshold_pass = note["threshold_pass"]
+        return dictionaries, list(map(Site.parse, note["ends"])), note["threshold_pass"]
     except Exception as error:  # whatever a damaged file breaks on, the reader of the message needs its name
         raise ValueError(f"{file} is no description of a suite: {error}") from error
-    return suite
+
+
+def _check_width(site: Site, shape: Shape, lm: LanguageModel) -> None:
+    if not site.module.writes:
+        lm.watch(site.module)
+    if {shape.d_in, shape.d_out} != {lm.width(site.module)}:
+        raise ValueError(
+            f"{site} reads and writes {shape.d_in} and {shape.d_out} numbers a token, the model has "
+            f"{lm.width(site.module)} there"
+        )

@@ -28,6 +28,9 @@ the invariants of `tests/suite/test_invariants.py`:
     I7 units                                      holds: a ceiling is in the unit of the activations
 
 `sae.bound.margin=null` leaves the activations unbounded.
+
+Where every token has a unit of its own (`sae.normalise=token`), what a dictionary reads is not linear in what is
+written upstream. The plain, the spliced and the dense pass take the size of what is read there; no pruned pass is.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -49,7 +52,7 @@ def plain(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutp
     """Every dictionary reads what its module saw in the clean run."""
     collector = _Collector(suite, trace, aux)
     for site, x in true_inputs(suite, trace):
-        collector.replace(site, suite[site].shift(_tokens(x)))
+        collector.replace(site, _tokens(x))
     return collector.output()
 
 
@@ -72,7 +75,7 @@ def spliced(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOu
         site = suite.site_at(module)
         if site is None:
             return wrote
-        return collector.replace(site, suite[site].shift(_tokens(wrote if read is None else read)))
+        return collector.replace(site, _tokens(wrote if read is None else read))
 
     readers = {site.module for site in suite.sites if site.transcoder}
     wrote = suite.lm.splice(trace, replace, readers=readers)
@@ -87,7 +90,7 @@ def dense(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutp
     stream = trace.embed
     for level in suite.lm.paths.levels:
         for site in filter(None, map(suite.site_at, level)):
-            collector.replace(site, suite[site].shift(_tokens(suite.path(site).read(stream, trace))))
+            collector.replace(site, _tokens(suite.path(site).read(stream, trace)))
         for module in level:
             stream = stream + collector.outputs[module]
     return collector.output(_logits(suite, stream, None, trace))
@@ -106,12 +109,12 @@ def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), observe: Ob
     for level in suite.lm.paths.levels:
         upstream = Upstream.from_codes(codes) if codes else None
         for site in filter(None, map(suite.site_at, level)):
-            shifted = suite[site].shift(_tokens(suite.path(site).read(base, trace)))
+            read = _tokens(suite.path(site).read(base, trace))
             arrivals = _arrivals(suite, site, upstream, trace)
             if observe is not None:
-                alone = suite[site].encoder.preactivations(shifted)
+                alone = suite[site].encoder.preactivations(suite[site].shift(read))
                 observe(site, alone, alone if arrivals is None else alone + arrive(arrivals))
-            collector.replace(site, shifted, arrivals)
+            collector.replace(site, read, arrivals)
         for module in level:
             base = base + _constant_part(suite, module, trace)
         codes += [collector.codes[site] for site in map(suite.site_at, level) if site is not None]
@@ -161,11 +164,17 @@ class _Collector:
         if unseen := [str(site) for site in suite.sites if site.module not in trace.outputs]:
             raise ValueError(f"the trace is older than the suite: it does not hold what stands at {', '.join(unseen)}")
 
-    def replace(self, site: Site, shifted: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None) -> Stream:
-        """Encode and decode: the reconstruction at live positions, the model's own output elsewhere."""
+    def replace(self, site: Site, read: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None) -> Stream:
+        """Encode what is read, and decode: the reconstruction at live positions, the model's own output elsewhere."""
         suite, dictionary = self.suite, self.suite[site]
         reconstruction, (code, aux) = dictionary.reconstruct(
-            shifted, self.live, arrivals, aux=self.aux, auxk=suite.revives, chunk_mb=suite.chunk_mb
+            dictionary.shift(read),
+            self.live,
+            arrivals,
+            size=dictionary.size(read),
+            aux=self.aux,
+            auxk=suite.revives,
+            chunk_mb=suite.chunk_mb,
         )
         self.codes[site] = code
         wrote, own = self._shape(reconstruction), self.trace.outputs[site.module]

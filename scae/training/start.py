@@ -1,11 +1,13 @@
 """What a suite takes from the model before it is trained, and from the plain pass once it is."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from scae.core.typing import Float, Live, Stream, Tensor
+from scae.dictionaries import Unit
 from scae.lm import Trace
 from scae.sites import Site
 from scae.suite import Suite
@@ -15,11 +17,19 @@ HELD = 1 << 29  # bytes of what dictionaries read and rebuild that are held at a
 
 
 @torch.no_grad()
-def start_from_data(suite: Suite, batches: list[Any], *, centred: bool, furthest: float) -> None:
+def start_from_data(
+    suite: Suite,
+    batches: list[Any],
+    *,
+    centred: bool,
+    furthest: float,
+    scaled: bool = True,
+    sites: Collection[Site] | None = None,
+) -> None:
     """Give every dictionary the units of its own site and the mean of what it reconstructs, and scale its encoder so
     that what it adds to that mean is as long, for the median token of these batches, as what the target adds.
 
-    centred, furthest: see `scae.dictionaries.Unit.measure`.
+    sites: those that start here; None: all. centred, furthest, scaled: see `scae.dictionaries.Unit.measure`.
 
     A median needs all tokens of a site at once, but no two sites need each other: the model runs once for as many sites
     as fit. In memory: `HELD` bytes of streams (or one site's: tokens x d_model x 2 numbers), two traces of a batch, and
@@ -28,15 +38,16 @@ def start_from_data(suite: Suite, batches: list[Any], *, centred: bool, furthest
     if suite.source is not None:
         suite.source.measure(torch.cat([batch.tokens[batch.live] for batch in batches]).to(suite.lm.device))
     positions = sum(batch.tokens.numel() for batch in batches)
-    for sites in _that_fit(suite, positions * suite.lm.paths.d_model * suite.lm.paths.W_U.element_size()):
-        seen: dict[Site, list[_Seen]] = {site: [] for site in sites}
+    starting = suite.sites if sites is None else tuple(site for site in suite.sites if site in sites)
+    for group in _that_fit(suite, starting, positions * suite.lm.paths.d_model * suite.lm.paths.W_U.element_size()):
+        seen: dict[Site, list[_Seen]] = {site: [] for site in group}
         for batch in batches:
             trace = suite.lm.trace(*batch.to(suite.lm.device), patterns=False)
             for site, x in true_inputs(suite, trace):
                 if site in seen:
                     seen[site].append(_Seen(x, trace.outputs[site.module], trace.live))
-        for site in sites:
-            _start(suite, site, seen.pop(site), centred=centred, furthest=furthest)
+        for site in group:
+            _start(suite, site, seen.pop(site), centred=centred, furthest=furthest, scaled=scaled)
     for site in suite.sites:
         if layers := suite[site].shape.further:
             units = torch.stack([suite[Site(layer, site.kind)].writes.scale for layer in layers])
@@ -51,36 +62,44 @@ class _Seen(NamedTuple):
     live: Live
 
 
-def _that_fit(suite: Suite, bytes_of_a_stream: int) -> Iterator[list[Site]]:
+def _that_fit(suite: Suite, sites: Iterable[Site], bytes_of_a_stream: int) -> Iterator[list[Site]]:
     """Runs of sites, in order, whose streams take at most `HELD` bytes; an autoencoder reads what it rebuilds."""
     group: list[Site] = []
     held = 0
-    for site in suite.sites:
+    for site in sites:
         size = bytes_of_a_stream * (2 if suite[site].transcoder else 1)
         if group and held + size > HELD:
             yield group
             group, held = [], 0
         group.append(site)
         held += size
-    yield group
+    if group:
+        yield group
 
 
-def _start(suite: Suite, site: Site, seen: list[_Seen], *, centred: bool, furthest: float) -> None:
+def _start(suite: Suite, site: Site, seen: list[_Seen], *, centred: bool, furthest: float, scaled: bool) -> None:
     own = suite[site]
-    targets = torch.cat([one.target[one.live] for one in seen])
-    own.reads.measure(torch.cat([one.read[one.live] for one in seen]), centred=centred, furthest=furthest)
-    own.decoder.b.copy_(own.writes.measure(targets, centred=centred, furthest=furthest))
+    measure = partial(_measured, centred=centred, furthest=furthest, scaled=scaled)
+    measure(own.reads, [one.read[one.live] for one in seen])
+    own.decoder.b.copy_(measure(own.writes, [one.target[one.live] for one in seen]))
     buffers = {name: buffer.clone() for name, buffer in own.named_buffers()}
-    made = []
+    targets, made = [], []
     for one in seen:
-        live = one.live.flatten()
-        code = own.sparsify(own.shift(one.read.flatten(0, 1)), live, chunk_mb=suite.chunk_mb)
-        made.append(own.decode(code)[live])
-    wanted, length = (_median_length(x - own.constant) for x in (targets, torch.cat(made)))
+        read, live = one.read.flatten(0, 1), one.live.flatten()
+        size = own.size(read)
+        code = own.sparsify(own.shift(read), live, chunk_mb=suite.chunk_mb)
+        nothing = own.writes.leave(own.decoder.b, size)  # what is written when no feature fires
+        targets.append((one.target.flatten(0, 1) - nothing)[live])
+        made.append((own.decode(code, size) - nothing)[live])
+    wanted, length = (_median_length(torch.cat(each)) for each in (targets, made))
     if length > 0:
         own.encoder.W.mul_(wanted / length)
     for name, buffer in own.named_buffers():
         buffer.copy_(buffers[name])  # a threshold learned on the way belongs to an encoder that is no more
+
+
+def _measured(unit: Unit, parts: list[Tensor], *, centred: bool, furthest: float, scaled: bool) -> Tensor:
+    return unit.measure(torch.cat(parts), centred=centred, furthest=furthest, scaled=scaled)
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ SHARED: dict[str, Any] = {
     "expansion": None,
     "centred": True,
     "skip": False,
+    "normalise": "dataset",
     "bound": Bound(margin=None, tokens=1),
     "auxk": AuxK(k=1, dead_after=1),
     "k": K,

@@ -207,6 +207,7 @@ def test_a_section_says_what_its_dictionaries_are_made_from(
         features=None,
         expansion=4,
         centred=True,
+        normalise="dataset",
         bound=Bound(margin=None, tokens=1),
         auxk=AuxK(k=1, dead_after=1),
         skip=False,

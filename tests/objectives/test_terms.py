@@ -350,6 +350,7 @@ SHARED = {
     "features": 9,
     "expansion": None,
     "centred": True,
+    "normalise": "dataset",
     "bound": Bound(margin=None, tokens=1),
     "auxk": AuxK(k=3, dead_after=100),
     "skip": False,

@@ -106,6 +106,7 @@ def test_their_pass_is_stored(suite: Suite, tmp_path: Path) -> None:
         expansion=None,
         k=K,
         centred=True,
+        normalise="dataset",
         bound=Bound(margin=None, tokens=1),
         threshold_rate=0.1,
         auxk=AuxK(k=1, dead_after=1),

@@ -97,6 +97,7 @@ def objective(**weights: float) -> Objective:
         expansion=None,
         k=4,
         centred=True,
+        normalise="dataset",
         bound=Bound(margin=None, tokens=1),
         auxk=AuxK(k=3, dead_after=100),
         skip=False,

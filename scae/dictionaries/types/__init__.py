@@ -18,9 +18,10 @@ TYPES: dict[str, Callable[..., Dictionary]] = {
 }
 
 
-def create(shape: Shape, *, type: str, skip: bool = False, **settings: Any) -> Dictionary:
+def create(shape: Shape, *, type: str, by_token: bool = False, skip: bool = False, **settings: Any) -> Dictionary:
     """A new dictionary; raises ValueError where there is no such type, or where it takes other settings.
 
+    by_token: every token has its own size (`scae.dictionaries.unit`); older dictionaries do not say, and have one.
     Type and settings are its `spec`: with the shape, what is needed to make one that its weights can be loaded into.
     skip: a linear map beside the features, where it is a transcoder.
     """
@@ -31,6 +32,9 @@ def create(shape: Shape, *, type: str, skip: bool = False, **settings: Any) -> D
     except TypeError as error:
         raise ValueError(f"settings of a dictionary of type {type}: {error}") from error
     dictionary.spec = {"type": type} | settings
+    if by_token:
+        dictionary.take_by_token()
+        dictionary.spec["by_token"] = True
     if skip and shape.transcoder:
         dictionary.skip = Skip(shape.d_in, shape.d_out)
         dictionary.spec["skip"] = True

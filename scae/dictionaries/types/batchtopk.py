@@ -6,6 +6,7 @@ import torch
 
 from scae.core.processes import summed
 from scae.core.typing import Bool, Float, Tensor
+from scae.dictionaries.activation import Rule
 from scae.dictionaries.annealing import Picking
 from scae.dictionaries.dictionary import Dictionary, Shape
 from scae.kernels import SparseCode
@@ -35,6 +36,14 @@ class BatchTopK(Picking):
     def support(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:
         cut = self._learn(pre, live) if self.training else self.threshold.clamp(min=0)
         return SparseCode.where((pre > cut) & live[:, None], pre)
+
+    def rule(self) -> Rule:
+        return Rule(None, self.threshold.clamp(min=0))
+
+    def follow(self, rule: Rule) -> None:
+        if rule.k is not None:
+            raise ValueError("sae.kind=batchtopk keeps whatever exceeds a threshold, the file the k largest of a token")
+        self.threshold.copy_(rule.single_threshold)
 
     def forget(self) -> None:
         """The next batch in training sets the threshold as the first one did."""

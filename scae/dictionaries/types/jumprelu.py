@@ -19,7 +19,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from scae.core.typing import Bool, Float, Tensor
-from scae.dictionaries.activation import Activation
+from scae.dictionaries.activation import Activation, Rule
 from scae.dictionaries.dictionary import Dictionary, Shape
 from scae.kernels import SparseCode
 
@@ -52,6 +52,16 @@ class JumpReLU(Activation):
         if not self.counts:
             return self.price * torch.tanh(self.slope * code.value)
         return self.price * _Step.apply(pre.value.detach(), self.log_threshold.exp()[pre.col], self.bandwidth)
+
+    def rule(self) -> Rule:
+        return Rule(None, self.log_threshold.detach().exp())
+
+    def follow(self, rule: Rule) -> None:
+        if rule.k is not None:
+            raise ValueError("sae.kind=jumprelu keeps whatever exceeds a threshold, the file the k largest of a token")
+        if not (rule.threshold > 0).all():
+            raise ValueError("sae.kind=jumprelu has thresholds above 0, the file has some that are not")
+        self.log_threshold.data.copy_(rule.threshold.log().expand_as(self.log_threshold))
 
 
 class _Jump(Function):

@@ -3,7 +3,7 @@
 import torch
 
 from scae.core.typing import Bool, Float, Tensor
-from scae.dictionaries.activation import Activation
+from scae.dictionaries.activation import Activation, Rule
 from scae.dictionaries.dictionary import Dictionary, Shape
 from scae.kernels import SparseCode
 
@@ -18,6 +18,13 @@ class ReLU(Activation):
     def penalty(self, code: SparseCode, pre: SparseCode) -> Float[Tensor, " nnz"]:
         """Their sum is the L1 norm."""
         return code.value
+
+    def rule(self) -> Rule:
+        return Rule(None, torch.zeros(()))
+
+    def follow(self, rule: Rule) -> None:
+        if rule.k is not None or rule.threshold.any():
+            raise ValueError("sae.kind=vanilla keeps whatever is positive, the file does not")
 
 
 def build(shape: Shape) -> Dictionary:

@@ -10,6 +10,7 @@ from scae.config import TinyModel
 from scae.evaluation.unigram import warn_if_no_better
 from scae.experiment.suite_training import store, text_of, train
 from scae.experiment.workshop import Workshop
+from scae.interop.beginning import Beginning
 from scae.objectives import Objective
 from scae.sites import SINK, SOURCE
 from scae.suite import Mode, Suite, choose_sites
@@ -26,6 +27,8 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     sites = choose_sites(lm.paths, where.layers, list(where.kinds), stride=where.stride, hook=where.hook)
     ends = [end for end, wanted in ((SOURCE, config.sites.embed), (SINK, config.sites.unembed)) if wanted]
     suite = Suite.from_config(config.sae, sites, lm, ends=ends).to(workshop.device)
+    path = config.pretrain.init_from
+    beginning = None if path is None else Beginning(path, suite)
     suite.chunk_mb = config.trainer.chunk_mb
     objective = Objective.from_config(config.pretrain.loss, config.sae)
     mode: Mode = "spliced" if objective.reads_stream else "plain"
@@ -35,7 +38,16 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     text = text_of(workshop, config.pretrain, section="pretrain", seed=config.seed)
     start = config.pretrain.start
     first = [text.data.batch(step, rank=0, world_size=1) for step in range(min(start.batches, text.data.steps))]
-    start_from_data(suite, first, centred=config.sae.centred, furthest=start.furthest)
+    start_from_data(
+        suite,
+        first,
+        centred=config.sae.centred,
+        furthest=start.furthest,
+        scaled=config.sae.normalise != "none",
+        sites=None if beginning is None else beginning.to_measure,
+    )
+    if beginning is not None:
+        beginning.begin(unit_norm=config.pretrain.unit_norm)
     place = workshop.place("pretrain", folder, section="pretrain")
     artifact = workshop.plan.pretrain
     training = config.pretrain
