@@ -53,6 +53,7 @@ COVERED = {
         ("connectivity.C=3", "connectivity=none", "connectivity=random"),
         ("connectivity.C=3", "connectivity=all", "connectivity=contribution"),
         ("connectivity.scope=per_site", "connectivity=all", "connectivity=random"),
+        ("evaluation.pursuit_steps=3", "evaluation.pursuit=null", "evaluation.pursuit=matching"),
     ],
 )
 def test_a_setting_names_only_where_it_is_read(of: Of, override: str, off: str, on: str) -> None:
@@ -77,6 +78,24 @@ def test_sparsity_weighs_what_vanilla_alone_has_to_pay_for(of: Of, override: str
         for picks in ("topk", "batchtopk"):
             assert changed(of, weight, base=(f"sae={picks}",)) == set()
     assert changed(of, weights[1], base=("sae=vanilla", weights[0])) == downstream_of(first)
+
+
+@pytest.mark.parametrize(
+    ("override", "on"),
+    [
+        ("sae.mlp.width=3", "sae.encoder=mlp"),
+        ("sae.mlp.depth=2", "sae.encoder=mlp"),
+        ("sae.mlp.skip=false", "sae.encoder=mlp"),
+        ("sae.pursuit.method=matching", "sae.encoder=pursuit"),
+        ("sae.pursuit.steps=3", "sae.encoder=pursuit"),
+    ],
+)
+def test_the_settings_of_an_encoder_name_where_it_is_chosen(of: Of, override: str, on: str) -> None:
+    """Encoders that nothing can be pruned with: the stages that are asked for are in no name."""
+    without = ("stages=[model,pretrain]", "sites.kinds=[attn]")
+    assert changed(of, override, base=without) == set()
+    assert changed(of, override, base=(*without, on)) == downstream_of("pretrain")
+    assert changed(of, on, base=without) == downstream_of("pretrain")
 
 
 def test_sites_without_ends_are_named_as_if_there_were_no_ends(of: Of) -> None:
@@ -172,6 +191,7 @@ WORDS = (
     *("contribution", "random", "none", "all", "joint", "per_site", "firing", "activation", "even", "by_score"),
     *("fvu", "mse", "huber", "float32", "bfloat16", "packed", "document", "auto", "bos", "eos"),
     *("cpu", "cuda", "ddp", "32-true", "bf16-mixed"),
+    *("linear", "mlp", "pursuit", "relu", "gelu", "gradient", "matching", "topk_pgd", ["decoder"]),
 )
 
 

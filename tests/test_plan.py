@@ -94,6 +94,7 @@ def downstream_of(stage: str) -> set[str]:
         ("sites=mlp", "pretrain"),
         ("pretrain.steps=7", "pretrain"),
         ("pretrain.lr=1e-2", "pretrain"),
+        ("pretrain.freeze=[decoder]", "pretrain"),
         ("loss@pretrain.loss=e2e", "pretrain"),
         ("trainer.accumulate=2", "pretrain"),
         ("trainer.clip=null", "pretrain"),
@@ -111,6 +112,7 @@ def downstream_of(stage: str) -> set[str]:
         ("finetune.regrow.every=5", "finetune"),
         ("evaluation.tokens=999", "evaluate"),
         ("evaluation.twins=true", "evaluate"),
+        ("evaluation.pursuit=gradient", "evaluate"),
     ],
 )
 def test_what_a_key_changes(of: Of, override: str, first: str) -> None:

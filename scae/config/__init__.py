@@ -14,7 +14,7 @@ from scae.config.loss import Loss
 from scae.config.model import HubModel, LocalModel, TinyModel
 from scae.config.parsing import parse
 from scae.config.rules import shape_problems
-from scae.config.sae import AnySae, AuxK, BatchTopKSae, Bound, Sae, TopKSae, VanillaSae
+from scae.config.sae import AnySae, AuxK, BatchTopKSae, Bound, Mlp, Pursuit, Sae, TopKSae, VanillaSae
 from scae.config.sites import Sites
 from scae.config.trainer import TrainerConfig
 from scae.config.training import Finetune, Pretrain, Regrow, Training
@@ -36,7 +36,9 @@ __all__ = [
     "LocalModel",
     "Logger",
     "Loss",
+    "Mlp",
     "Pretrain",
+    "Pursuit",
     "Regrow",
     "Sae",
     "Separator",

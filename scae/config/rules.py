@@ -9,6 +9,7 @@ from scae.config.model import TinyModel
 from scae.config.section import Section
 from scae.config.whole import Config
 
+AUTOENCODERS = ("attn",)  # of `sites.kinds`; a test holds that `scae.sites` says the same
 BYTES_A_WEIGHT = 2 * 4 * 4  # encoder and decoder; float32; weight, gradient and Adam's two moments
 
 
@@ -21,6 +22,8 @@ def problems_of(config: Config) -> Iterator[str]:
         yield from shape_problems(config, d_model=config.model.d_model, n_layers=config.model.n_layers)
     yield from _batch_problems(config)
     yield from _stage_problems(config)
+    yield from _unprunable_encoder(config)
+    yield from _without_target(config)
     yield from _missing_files(config)
     yield from _unwritable(config)
 
@@ -78,6 +81,27 @@ def _stage_problems(config: Config) -> Iterator[str]:
     for stage in config.force:
         if stage not in config.stages:
             yield f"force={config.force}: {stage} is not among stages={config.stages}"
+
+
+def _unprunable_encoder(config: Config) -> Iterator[str]:
+    """A connection weighs what a feature's row of the encoder has of a feature upstream."""
+    pruning = [stage for stage in config.stages if stage in ("select", "finetune")]
+    if config.sae.encoder != "linear" and pruning:
+        yield (
+            f"sae.encoder={config.sae.encoder}: no feature has a direction there that a connection could be weighed "
+            f"along, so nothing can be pruned; found {' and '.join(pruning)} among the stages; needed: "
+            "stages=[model,pretrain,evaluate], or sae.encoder=linear"
+        )
+
+
+def _without_target(config: Config) -> Iterator[str]:
+    """A search needs to see what it should write."""
+    others = [kind for kind in config.sites.kinds if kind not in AUTOENCODERS]
+    if config.sae.encoder == "pursuit" and others:
+        yield (
+            f"sites.kinds=[{','.join(config.sites.kinds)}]: sae.encoder=pursuit searches for what a dictionary should "
+            f"write, which a dictionary at {others[0]} does not see; allowed: [{','.join(AUTOENCODERS)}]"
+        )
 
 
 def _missing_files(config: Config) -> Iterator[str]:

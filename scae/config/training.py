@@ -1,14 +1,14 @@
 """`pretrain` and `finetune`: how the suite learns, first every dictionary by itself, then along its connections."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from scae.config.active import SWITCH, Neutral
 from scae.config.loss import Loss
 from scae.config.schedule import Decay, Warmup, schedule_problems
-from scae.config.section import Fraction, FromZero, Positive, Rate, Section
+from scae.config.section import Fraction, FromZero, Positive, Rate, Section, distinct
 
 
 class Training(Section):
@@ -49,6 +49,9 @@ class Start(Section):
 class Pretrain(Training):
     loss: Loss
     start: Start
+    freeze: Annotated[list[Literal["decoder"]], AfterValidator(distinct), Neutral([])] = Field(
+        description="what stays as the start has left it; decoder: an encoder is trained for a dictionary that is given"
+    )
 
     def problems(self, key: str) -> Iterator[str]:
         yield from super().problems(key)

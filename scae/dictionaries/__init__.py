@@ -4,6 +4,9 @@ from scae.dictionaries.activation import Activation
 from scae.dictionaries.decoder import Decoder
 from scae.dictionaries.dictionary import Dictionary, Encoded, Shape
 from scae.dictionaries.encoder import Encoder
+from scae.dictionaries.mlp import MlpEncoder
+from scae.dictionaries.pursued import Pursued
+from scae.dictionaries.pursuit import pursue
 from scae.dictionaries.types import create
 from scae.dictionaries.types.batchtopk import BatchTopK
 from scae.dictionaries.types.topk import TopK
@@ -17,9 +20,12 @@ __all__ = [
     "Dictionary",
     "Encoded",
     "Encoder",
+    "MlpEncoder",
+    "Pursued",
     "ReLU",
     "Shape",
     "TopK",
     "Unit",
     "create",
+    "pursue",
 ]

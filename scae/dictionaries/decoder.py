@@ -39,5 +39,6 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def normalise(self) -> None:
-        """Scale every row to norm 1."""
-        self.W.div_(self.W.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        """Scale every row to norm 1, unless rows do not learn."""
+        if self.W.requires_grad:
+            self.W.div_(self.W.norm(dim=1, keepdim=True).clamp_min(1e-12))

@@ -11,6 +11,7 @@ from scae.report.arms_grid import arms_grid
 from scae.report.connectivity import connectivity_sections
 from scae.report.files import Job, Metrics, ReportError, read_job
 from scae.report.grid import MISSING, Grid, Row, duration, number
+from scae.report.pursuit import pursuit_sections
 from scae.report.remarks import bullets, remarks
 from scae.report.run_figure import fvu_figure
 
@@ -55,6 +56,8 @@ def write_run(run_dir: Path) -> Path:
     blocks += ["## The arms", "\n".join(f"- **{arm.label}**: {arm.meaning}." for arm in present(job.metrics))]
     if drawn:
         blocks += ["## FVU by site", f"![FVU by site and arm]({drawn.name})"]
+    if searched := pursuit_sections(job.metrics):
+        blocks += ["## Codes that are searched for", *searched]
     connectivity = connectivity_sections(job.metrics)
     if connectivity:
         blocks += ["## Connections", *connectivity]

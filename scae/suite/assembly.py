@@ -77,7 +77,7 @@ class Assembly(nn.Module):
         """The encoder rows of a site, or of the sink."""
         if site == SINK and self.sink is not None:
             return Rows(self.sink.rows, self.sink.rows.new_ones(()))
-        return Rows(self[site].encoder.W, self[site].reads.scale)
+        return Rows(self[site].encoder.rows, self[site].reads.scale)
 
     def writes(self, site: Site, reader: Module) -> Rows:
         """The decoder rows of a site, or of the source, as `reader` meets them on the stream."""

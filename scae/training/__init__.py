@@ -4,7 +4,7 @@ from scae.training.devices import device
 from scae.training.fit import Place, fit
 from scae.training.module import SuiteTraining
 from scae.training.regrow import Regrowth, moved_share
-from scae.training.start import bound_from_data, start_from_data
+from scae.training.start import bound_from_data, freeze, start_from_data
 from scae.training.worst_tokens import WorstTokens
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "bound_from_data",
     "device",
     "fit",
+    "freeze",
     "moved_share",
     "start_from_data",
 ]

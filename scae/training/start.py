@@ -74,9 +74,16 @@ def _start(suite: Suite, site: Site, seen: list[_Seen], *, centred: bool, furthe
         made.append(own.decode(code)[live])
     wanted, length = (_median_length(x - own.constant) for x in (targets, torch.cat(made)))
     if length > 0:
-        own.encoder.W.mul_(wanted / length)
+        own.encoder.rescale(wanted / length)
     for name, buffer in own.named_buffers():
         buffer.copy_(buffers[name])  # a threshold learned on the way belongs to an encoder that is no more
+
+
+def freeze(suite: Suite, parts: Iterable[str]) -> None:
+    """Let these parts of every dictionary stay as they are, whatever is trained."""
+    for site in suite.sites:
+        for part in parts:
+            suite[site].get_submodule(part).requires_grad_(False)
 
 
 @torch.no_grad()

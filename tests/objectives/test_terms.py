@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scae.config import AnySae, AuxK, Bound, Loss, TopKSae, VanillaSae
+from scae.config import AnySae, AuxK, Bound, Loss, Mlp, Pursuit, TopKSae, VanillaSae
 from scae.lm import LanguageModel, LinearPaths, Trace
 from scae.objectives import Comparison, Objective
 from scae.objectives.terms import AuxK as AuxKTerm
@@ -315,6 +315,9 @@ SHARED = {
     "centred": True,
     "bound": Bound(margin=None, tokens=1),
     "auxk": AuxK(k=3, dead_after=100),
+    "encoder": "linear",
+    "mlp": Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+    "pursuit": Pursuit(method="gradient", steps=0),
 }
 VANILLA: AnySae = VanillaSae(kind="vanilla", **SHARED)
 TOPK: AnySae = TopKSae(kind="topk", k=4, **SHARED)

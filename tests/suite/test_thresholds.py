@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from scae.config import AuxK, BatchTopKSae, Bound
+from scae.config import AuxK, BatchTopKSae, Bound, Mlp, Pursuit
 from scae.dictionaries.types import batchtopk
 from scae.lm import LanguageModel, Trace
 from scae.suite import Mode, Suite, thresholds
@@ -109,6 +109,9 @@ def test_their_pass_is_stored(suite: Suite, tmp_path: Path) -> None:
         bound=Bound(margin=None, tokens=1),
         threshold_rate=0.1,
         auxk=AuxK(k=1, dead_after=1),
+        encoder="linear",
+        mlp=Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+        pursuit=Pursuit(method="gradient", steps=0),
     )
     stored = Suite.from_config(sae, suite.sites[:2], lm)
     for mode in (None, "plain", "pruned"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scae.artifacts.checkpoints import CHECKPOINT, read_identity
-from scae.config import AuxK, Bound, ConfigError, Loss, TopKSae, TrainerConfig, Training
+from scae.config import AuxK, Bound, ConfigError, Loss, Mlp, Pursuit, TopKSae, TrainerConfig, Training
 from scae.config import Logger as LoggerConfig
 from scae.core.schedule import trapezoid
 from scae.data import TokenWindows, WindowModule
@@ -90,6 +90,9 @@ def objective(**weights: float) -> Objective:
         centred=True,
         bound=Bound(margin=None, tokens=1),
         auxk=AuxK(k=3, dead_after=100),
+        encoder="linear",
+        mlp=Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+        pursuit=Pursuit(method="gradient", steps=0),
     )
     return Objective.from_config(loss, sae)
 

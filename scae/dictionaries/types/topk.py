@@ -11,6 +11,10 @@ class TopK(Activation):
         super().__init__()
         self.k = k
 
+    @property
+    def picked(self) -> int:
+        return self.k
+
     def support(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:
         return largest(pre, self.k, live)
 

@@ -14,7 +14,7 @@ from scae.experiment.workshop import Workshop
 from scae.objectives import Objective
 from scae.sites import SINK, SOURCE
 from scae.suite import Mode, Suite, choose_sites
-from scae.training import bound_from_data, start_from_data
+from scae.training import bound_from_data, freeze, start_from_data
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     start = config.pretrain.start
     first = [data.batch(step, rank=0, world_size=1) for step in range(min(start.batches, data.steps))]
     start_from_data(suite, first, centred=config.sae.centred, furthest=start.furthest)
+    freeze(suite, config.pretrain.freeze)
     place = workshop.place("pretrain", folder, section="pretrain")
     artifact = workshop.plan.pretrain
     train(workshop, suite, objective, mode=mode, training=config.pretrain, data=data, place=place, artifact=artifact)
