@@ -3,6 +3,7 @@
 The public face, for a notebook:
 
     open_run(folder), Run           a finished run: config, metrics, lm, suite, pretrained, windows, heldout()
+    train("sae=batchtopk", ...)     `python train.py sae=batchtopk ...`, and the run that it leaves
     load_suite(folder)              its suite and its language model, nothing else
     open_model(name), LanguageModel a frozen language model; `lm.trace(text)` is its clean run, a Trace
     Suite                           dictionaries by site: `suite(trace, mode="pruned")`, `suite.inputs(site, feature)`
@@ -15,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scae.command.from_python import train
     from scae.connections import Connections
     from scae.dictionaries import Dictionary
     from scae.experiment.opened import Run, load_suite, open_run
@@ -35,6 +37,7 @@ _HOMES = {  # opened on first use: torch is heavy
     "load_suite": "experiment.opened",
     "open_model": "lm",
     "open_run": "experiment.opened",
+    "train": "command.from_python",
 }
 __all__ = [
     "Connections",
@@ -48,6 +51,7 @@ __all__ = [
     "load_suite",
     "open_model",
     "open_run",
+    "train",
 ]
 
 

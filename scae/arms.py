@@ -7,7 +7,7 @@ torch.
 from dataclasses import dataclass
 from typing import Literal
 
-Pass = Literal["plain", "dense", "pruned"]
+Pass = Literal["plain", "spliced", "dense", "pruned"]
 Choice = Literal["chosen", "random", "all", "none"]
 
 
@@ -43,7 +43,12 @@ class Arm:
     @property
     def own_pass(self) -> bool:
         """Its suite was trained to run like this."""
-        return self.finetuned or self.mode == "plain"
+        return self.finetuned or self.mode in ("plain", "spliced")
+
+    @property
+    def unpruned(self) -> bool:
+        """Whether a suite without connections can run it, as pretraining has left it."""
+        return self.connections is None and not self.finetuned
 
 
 # Colours: Okabe and Ito, told apart with any colour vision.
@@ -58,6 +63,17 @@ ARMS: tuple[Arm, ...] = (
         twin=False,
         colour="#0072B2",
         marker="s",
+    ),
+    Arm(
+        key="spliced",
+        label="spliced",
+        meaning="every reconstruction is put back into the live model, whose later modules read what it makes of them",
+        mode="spliced",
+        connections=None,
+        finetuned=False,
+        twin=False,
+        colour="#117733",
+        marker="h",
     ),
     Arm(
         key="dense",
@@ -150,3 +166,5 @@ ARMS: tuple[Arm, ...] = (
 )
 RESULT = next(arm for arm in ARMS if arm.key == "pruned")
 """The arm that an experiment is about."""
+UNPRUNED_RESULT = next(arm for arm in ARMS if arm.key == "spliced")
+"""The same of an experiment whose suite is not pruned."""

@@ -185,6 +185,7 @@ def make_suite() -> Callable[..., Any]:
         import torch
 
         from scae.dictionaries import Shape, create
+        from scae.sites import further
         from scae.suite import Suite
 
         settings: dict[str, dict[str, Any]] = {
@@ -194,7 +195,7 @@ def make_suite() -> Callable[..., Any]:
         }
         d_model, dictionaries = lm.paths.d_model, {}
         for number, site in enumerate(_all_sites(lm) if sites is None else sites):
-            shape = Shape(n_features + number, d_model, d_model, site.transcoder)
+            shape = Shape(n_features + number, d_model, d_model, site.transcoder, further(site, sites or ()))
             dictionaries[site] = create(shape, **settings[activation])
         suite = Suite(dictionaries, lm, ends=ends, auxk=auxk).double()
         generator = torch.Generator().manual_seed(seed)

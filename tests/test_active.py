@@ -92,7 +92,7 @@ def test_sparsity_weighs_what_vanilla_alone_has_to_pay_for(of: Of, override: str
 )
 def test_the_settings_of_an_encoder_name_where_it_is_chosen(of: Of, override: str, on: str) -> None:
     """Encoders that nothing can be pruned with: the stages that are asked for are in no name."""
-    without = ("stages=[model,pretrain]", "sites.kinds=[attn]")
+    without = ("sites.kinds=[attn]",)
     assert changed(of, override, base=without) == set()
     assert changed(of, override, base=(*without, on)) == downstream_of("pretrain")
     assert changed(of, on, base=without) == downstream_of("pretrain")

@@ -15,6 +15,7 @@ def test_what_runs_and_what_it_is_called() -> None:
     runs = {arm.key: (arm.mode, arm.connections, arm.finetuned, arm.twin) for arm in ARMS}
     assert runs == {
         "plain": ("plain", None, False, False),
+        "spliced": ("spliced", None, False, False),
         "dense": ("dense", "all", False, False),
         "pruned": ("pruned", "chosen", True, False),
         "pruned_no_finetune": ("pruned", "chosen", False, False),

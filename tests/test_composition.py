@@ -20,11 +20,13 @@ from scae.experiment.separator import settle
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = ("model", "data", "sites", "sae", "connectivity", "loss", "trainer", "logger")
+HOOK = "blocks.1.hook_resid_post"
 NEEDED = {
     "model=local": ["model.path={folder}"],
     "model=hub": ["model.name=a/b"],
     "data=hub": ["data.name=a/b"],
     "data=text": ["data.path={folder}"],
+    "sites=hook": [f"sites.hook={HOOK}"],
     "connectivity=file": ["connectivity.path={folder}/config.json"],
 }
 """What a choice leaves to the user."""
@@ -76,13 +78,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_choice_goes_with_every_other(experiment: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole product. Hydra composes every choice once an experiment; the rules see every combination."""
+    """Every pair of choices, the other groups going round beside it: no rule looks at more than two groups. Hydra
+    composes every choice once an experiment."""
     rest, sections = typed(experiment, folder)
     monkeypatch.setattr("scae.config.rules._unwritable", lambda config: ())  # looks at the disk, and at no choice
-    product = list(itertools.product(*(sections[group].values() for group in GROUPS)))
-    assert len(product) == 72_000
-    for combination in product:
-        parse(rest | dict(zip(GROUPS, combination, strict=True)))
+    around = {group: itertools.cycle(sections[group].values()) for group in GROUPS}
+    count = 0
+    for one, other in itertools.combinations(GROUPS, 2):
+        for pair in itertools.product(sections[one].values(), sections[other].values()):
+            chosen = {group: next(around[group]) for group in GROUPS} | dict(zip((one, other), pair, strict=True))
+            parse(rest | chosen)
+            count += 1
+    sizes = [len(choices(group)) for group in GROUPS]
+    assert count == sum(a * b for a, b in itertools.combinations(sizes, 2))
 
 
 def test_the_loss_of_pretraining_takes_every_choice() -> None:
@@ -140,9 +148,11 @@ def test_every_row_runs_to_the_end(row: dict[str, str], ends: tuple[str, ...], f
     short = [part for part in SHORT if row["model"] in ("tiny", "smoke") or not part.startswith("model.")]
     own = [f"paths.artifacts={tmp_path / 'artifacts'}", *local_names(row, files), *short]
     chosen = [f"{group}={choice}" for group, choice in row.items() if group != "connectivity"]
-    chosen = ["experiment=smoke", *chosen, *ends, f"loss@pretrain.loss={row['loss']}", *own]
-    connectivity = [f"connectivity={row['connectivity']}"]
-    if row["connectivity"] == "file":
+    chosen += [f"sites.hook={HOOK}"] if row["sites"] == "hook" else []
+    pruned = row["sites"] not in ("mlp_out", "resid", "hook")
+    chosen = ["experiment=smoke", *chosen, *(ends if pruned else ()), f"loss@pretrain.loss={row['loss']}", *own]
+    connectivity = [f"connectivity={row['connectivity']}"] if pruned or row["connectivity"] != "file" else []
+    if row["connectivity"] == "file" and pruned:
         one_process = ("trainer.strategy=auto", "trainer.devices=1", f"paths.output={tmp_path}")
         config = configure(*chosen, *one_process, "stages=[select]")
         execute(config)

@@ -505,8 +505,9 @@ def test_a_full_disk_at_the_end_is_one_error(
         ("sae=vanilla", "sae.expansion=4"),
         ("connectivity=all",),
         ("connectivity=none",),
+        ("sites=crosslayer", "sae.expansion=2"),
         ("connectivity.C=0",),
-        ("sites=mlp", "data.packing=document", "loss=ce"),
+        ("sites=mlp_transcoder", "data.packing=document", "loss=ce"),
         ("connectivity.scope=per_site", "connectivity.weighting=firing", "trainer.accumulate=2"),
     ],
     ids=" ".join,
@@ -522,7 +523,7 @@ def test_variations_run_to_the_end(finished: Finished, tmp_path: Path, overrides
     if overrides[0] in ("connectivity=none", "connectivity.C=0"):
         assert metrics["connectivity/edges"] == 0
         assert metrics["connectivity/bypass/1.mlp"] == pytest.approx(1.0)
-    if overrides[0] == "sites=mlp":
+    if overrides[0] == "sites=mlp_transcoder":
         assert not [key for key in metrics if "attn" in key]
         assert "stand in for 2 of the model's 4 modules" in (tmp_path / "out" / "report.md").read_text()
 

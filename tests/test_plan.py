@@ -91,7 +91,7 @@ def downstream_of(stage: str) -> set[str]:
         ("sites.embed=true", "pretrain"),
         ("sites.unembed=true", "pretrain"),
         ("loss.auxk.weight=0", "finetune"),
-        ("sites=mlp", "pretrain"),
+        ("sites=mlp_transcoder", "pretrain"),
         ("pretrain.steps=7", "pretrain"),
         ("pretrain.lr=1e-2", "pretrain"),
         ("pretrain.freeze=[decoder]", "pretrain"),

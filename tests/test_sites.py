@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from scae.config.sites import LINEAR
 from scae.lm import EMBED, UNEMBED, LanguageModel, Module, Trace
 from scae.lm.modules import levels
 from scae.lm.paths import Attention, Direct, ToLogits
@@ -11,16 +12,19 @@ from scae.sites import IN_LAYERS, KINDS, SINK, SOURCE, Site, in_order
 SITES = [Site.parse(text) for text in ("0.attn", "0.mlp", "1.attn", "1.mlp", "10.attn")]
 
 
-@pytest.mark.parametrize("site", [*SITES, SOURCE, SINK], ids=str)
+POINTS = [Site(1, "resid"), Site.at("blocks.1.attn.hook_z"), Site.at("hook_embed")]
+
+
+@pytest.mark.parametrize("site", [*SITES, Site(0, "mlp_out"), *POINTS, SOURCE, SINK], ids=str)
 def test_spelling_and_parsing_are_inverse(site: Site) -> None:
     assert Site.parse(str(site)) == site
 
 
 @pytest.mark.parametrize(
-    "text", ["", "3", "attn", ".attn", "3.", "3.resid", "-1.attn", "1.5.mlp", "x.mlp", "3 .attn", "0.embed"]
+    "text", ["", "3", "attn", ".attn", "3.", "3.stream", "-1.attn", "1.5.mlp", "x.mlp", "3 .attn", "0.embed"]
 )
 def test_what_is_no_site_is_refused_with_an_example(text: str) -> None:
-    told = r"is no site: write LAYER\.KIND .*attn, mlp, as in '3\.attn', or one of embed, unembed"
+    told = r"is no site: write LAYER\.KIND .*attn, mlp, clt, mlp_out, resid, as in '3\.attn', or one of embed, unembed"
     with pytest.raises(ValueError, match=told) as caught:
         Site.parse(text)
     assert f"'{text}'" in str(caught.value)
@@ -28,8 +32,8 @@ def test_what_is_no_site_is_refused_with_an_example(text: str) -> None:
 
 def test_what_a_kind_replaces_reads_and_along_which_path(lm: LanguageModel) -> None:
     attn, mlp = Site(1, "attn"), Site(1, "mlp")
-    assert (*IN_LAYERS, SOURCE.kind, SINK.kind) == ("attn", "mlp", "embed", "unembed")
-    assert set(KINDS) == {*IN_LAYERS, SOURCE.kind, SINK.kind}
+    assert IN_LAYERS == ("attn", "mlp", "clt", "mlp_out", "resid")
+    assert set(KINDS) == {*IN_LAYERS, SOURCE.kind, SINK.kind, "hook"}
     assert (attn.module, mlp.module) == (Module(1, "attn"), Module(1, "mlp"))
     assert (attn.transcoder, mlp.transcoder) == (False, True)
     assert attn.path(lm.paths) == Attention(lm.paths, attn.module)
@@ -55,7 +59,7 @@ def test_the_path_leads_to_what_the_dictionary_reads(lm: LanguageModel, trace: T
     wrote = lm.splice(trace, look, readers=lm.paths.modules)
     streams = dict(trace.streams(lm.paths.levels))
     for layer in range(lm.paths.n_layers):
-        for kind in IN_LAYERS:
+        for kind in LINEAR:
             site = Site(layer, kind)
             truth = reads[site.module] if site.transcoder else wrote[site.module]
             ours = site.path(lm.paths).read(streams[site.module], trace)
@@ -81,3 +85,14 @@ def test_a_level_of_a_parallel_model_has_the_sites_of_a_layer() -> None:
 
 def test_no_sites_leave_the_levels_empty() -> None:
     assert in_order([], levels(2, parallel=True)) == [[], []]
+
+
+def test_a_point_is_a_level_behind_the_modules_of_its_layer() -> None:
+    found = in_order([*POINTS, *SITES[:4]], levels(2, parallel=True))
+    assert found == [[POINTS[2]], SITES[:2], SITES[2:4], [POINTS[0]], [POINTS[1]]]
+
+
+def test_the_kinds_that_are_pruned_are_those_with_a_path() -> None:
+    """The configuration knows them by name, without torch."""
+    assert tuple(kind for kind in IN_LAYERS if KINDS[kind].path is not None) == LINEAR
+    assert [site.linear for site in (Site(0, "attn"), Site(0, "mlp_out"), *POINTS)] == [True, *[False] * 4]

@@ -12,7 +12,8 @@ from scae.config.evaluation import Evaluation
 from scae.config.logger import Logger
 from scae.config.loss import Loss
 from scae.config.model import HubModel, LocalModel, TinyModel
-from scae.config.parsing import parse
+from scae.config.parsing import parse, settled
+from scae.config.pruning import unprunable
 from scae.config.rules import shape_problems
 from scae.config.sae import AnySae, AuxK, BatchTopKSae, Bound, Mlp, Pursuit, Sae, TopKSae, VanillaSae
 from scae.config.sites import Sites
@@ -52,6 +53,8 @@ __all__ = [
     "Training",
     "VanillaSae",
     "parse",
+    "settled",
     "shape_problems",
     "text_files",
+    "unprunable",
 ]

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from scae.config.data import AnyData
 from scae.config.errors import cannot_run, explain
 from scae.config.model import TinyModel
+from scae.config.pruning import all_stages, unprunable
 from scae.config.rules import problems_of
 from scae.config.whole import Config
 
@@ -20,14 +21,21 @@ def parse(values: Mapping[str, Any]) -> Config:
         raise cannot_run(explain(error, values, Config)) from None
     if problems := list(problems_of(config)):
         raise cannot_run(problems)
-    return config.model_copy(update={"data": _settled(config)})
+    return settled(config)
 
 
-def _settled(config: Config) -> AnyData:
-    """The data section without choices that need no measurement, so that one thing has one name.
+def settled(config: Config) -> Config:
+    """The configuration without choices that need no measurement, so that one thing has one name."""
+    pruned = not any(unprunable(config))
+    metric = config.optimized_metric
+    if metric == "auto":
+        metric = "pruned/ce" if pruned else "spliced/ce"
+    stages = all_stages(config) if config.stages == "auto" else config.stages
+    return config.model_copy(update={"data": _settled_data(config), "stages": stages, "optimized_metric": metric})
 
-    A padded window holds one document. The embedded model never saw a text: what it is trained on is what it knows.
-    """
+
+def _settled_data(config: Config) -> AnyData:
+    """A padded window holds one document. The embedded model never saw a text: it knows what it is trained on."""
     if config.data.packing == "document":
         return config.data.model_copy(update={"separator": "none", "attend_across": True})
     if config.data.separator == "auto" and isinstance(config.model, TinyModel):

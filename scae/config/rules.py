@@ -6,10 +6,11 @@ from pathlib import Path
 
 from scae.config.errors import null, shortened
 from scae.config.model import TinyModel
+from scae.config.pruning import all_stages, pruning_problems
 from scae.config.section import Section
 from scae.config.whole import Config
 
-AUTOENCODERS = ("attn",)  # of `sites.kinds`; a test holds that `scae.sites` says the same
+TRANSCODERS = ("mlp", "clt")  # of `sites.kinds`; a test holds that `scae.sites` says the same
 BYTES_A_WEIGHT = 2 * 4 * 4  # encoder and decoder; float32; weight, gradient and Adam's two moments
 
 
@@ -22,7 +23,6 @@ def problems_of(config: Config) -> Iterator[str]:
         yield from shape_problems(config, d_model=config.model.d_model, n_layers=config.model.n_layers)
     yield from _batch_problems(config)
     yield from _stage_problems(config)
-    yield from _unprunable_encoder(config)
     yield from _without_target(config)
     yield from _missing_files(config)
     yield from _unwritable(config)
@@ -56,7 +56,8 @@ def _memory_problems(config: Config, d_model: int, n_layers: int) -> Iterator[st
     """A suite that this machine cannot hold while it trains, whatever else needs memory."""
     sae, layers = config.sae, config.sites.layers
     key, found = ("sae.features", sae.features) if sae.features is not None else ("sae.expansion", sae.expansion or 0)
-    n_sites = len(config.sites.kinds) * (n_layers if layers == "all" else len(layers))
+    chosen = range(n_layers) if layers == "all" else layers
+    n_sites = len(config.sites.kinds) * len(chosen[:: config.sites.stride]) + (config.sites.hook is not None)
     needed = n_sites * sae.size(d_model) * d_model * BYTES_A_WEIGHT
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
@@ -78,29 +79,24 @@ def _batch_problems(config: Config) -> Iterator[str]:
 
 
 def _stage_problems(config: Config) -> Iterator[str]:
+    yield from pruning_problems(config)
     for stage in config.force:
-        if stage not in config.stages:
+        if stage not in (all_stages(config) if config.stages == "auto" else config.stages):
             yield f"force={config.force}: {stage} is not among stages={config.stages}"
 
 
-def _unprunable_encoder(config: Config) -> Iterator[str]:
-    """A connection weighs what a feature's row of the encoder has of a feature upstream."""
-    pruning = [stage for stage in config.stages if stage in ("select", "finetune")]
-    if config.sae.encoder != "linear" and pruning:
-        yield (
-            f"sae.encoder={config.sae.encoder}: no feature has a direction there that a connection could be weighed "
-            f"along, so nothing can be pruned; found {' and '.join(pruning)} among the stages; needed: "
-            "stages=[model,pretrain,evaluate], or sae.encoder=linear"
-        )
-
-
 def _without_target(config: Config) -> Iterator[str]:
-    """A search needs to see what it should write."""
-    others = [kind for kind in config.sites.kinds if kind not in AUTOENCODERS]
-    if config.sae.encoder == "pursuit" and others:
+    """A search needs to see what one dictionary should write."""
+    kinds = config.sites.kinds
+    if config.sae.encoder == "pursuit" and (others := [kind for kind in kinds if kind in TRANSCODERS]):
         yield (
-            f"sites.kinds=[{','.join(config.sites.kinds)}]: sae.encoder=pursuit searches for what a dictionary should "
-            f"write, which a dictionary at {others[0]} does not see; allowed: [{','.join(AUTOENCODERS)}]"
+            f"sites.kinds={kinds}: sae.encoder=pursuit searches for what a dictionary should write, which a transcoder "
+            f"({', '.join(others)}) does not see; allowed: autoencoders alone, such as [attn,mlp_out]"
+        )
+    if config.evaluation.pursuit is not None and "clt" in kinds:
+        yield (
+            f"evaluation.pursuit={config.evaluation.pursuit}: it searches for one dictionary at a time, and with clt "
+            f"among sites.kinds={kinds} several write at one MLP; allowed: null"
         )
 
 

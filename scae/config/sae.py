@@ -94,6 +94,11 @@ class Sae(Section):
                 f"says; found {key}.kind={getattr(self, 'kind', None)}"
             )
 
+    def unprunable(self, key: str) -> Iterator[str]:
+        """Why a suite of these dictionaries has no pruned pass."""
+        if self.encoder != "linear":
+            yield f"{key}.encoder={self.encoder}: a feature has no direction there that connections are weighed along"
+
 
 class VanillaSae(Sae):
     """ReLU: whatever is positive is active."""

@@ -22,7 +22,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 def _listed(value: Any) -> Any:
     """One name may stand without brackets."""
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str) and value != "auto" else value
 
 
 class Paths(Section):
@@ -46,10 +46,13 @@ class Config(Section):
     trainer: TrainerConfig
     logger: Logger
     paths: Paths
-    stages: Annotated[list[Stage], BeforeValidator(_listed), Field(min_length=1), AfterValidator(distinct)]
+    stages: Annotated[
+        Literal["auto"] | Annotated[list[Stage], Field(min_length=1), AfterValidator(distinct)],
+        BeforeValidator(_listed),
+    ] = Field(description="auto: all, but without select and finetune for a suite that the pruned pass does not serve")
     force: Annotated[list[Stage], BeforeValidator(_listed), AfterValidator(distinct)] = Field(
         description="stages to compute again, with everything made from them"
     )
     ckpt_path: str | None = Field(description="a checkpoint whose stage is resumed")
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    optimized_metric: str
+    optimized_metric: str = Field(description="auto: the cross-entropy of the arm that the experiment is about")

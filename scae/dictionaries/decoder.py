@@ -3,6 +3,8 @@
 v = f W + b            row j of W is the direction that feature j writes
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -29,6 +31,10 @@ class Decoder(nn.Module):
         """What each feature has added to the stream that `reader` reads, when its activation is 1: one row, whoever
         reads it. A decoder that writes at several modules answers with the sum of what stands before `reader`."""
         return self.W
+
+    def beyond(self, code: SparseCode) -> Iterable[tuple[int, Float[Tensor, "token d_out"]]]:
+        """What is written at the MLPs of later layers, by layer; most decoders write at one module."""
+        return ()
 
     @torch.no_grad()
     def project_gradient(self) -> None:

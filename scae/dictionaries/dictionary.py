@@ -19,6 +19,7 @@ from torch import nn
 from scae.config import AuxK
 from scae.core.typing import Bool, Float, Int, Tensor
 from scae.dictionaries.activation import Activation
+from scae.dictionaries.crosslayer import CrosslayerDecoder
 from scae.dictionaries.decoder import Decoder
 from scae.dictionaries.encoder import Encoder
 from scae.dictionaries.unit import Unit
@@ -27,12 +28,14 @@ from scae.kernels import Arrivals, SparseCode
 
 @dataclass(frozen=True)
 class Shape:
-    """n_features; d_in: of what is read; d_out: of what is written; transcoder: the two are different things."""
+    """n_features; d_in: of what is read; d_out: of what is written; transcoder: the two are different things; further:
+    the layers behind its own whose MLPs it writes to as well (`scae.dictionaries.crosslayer`)."""
 
     n_features: int
     d_in: int
     d_out: int
     transcoder: bool
+    further: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.d_in != self.d_out and not self.transcoder:
@@ -77,7 +80,8 @@ class Dictionary(nn.Module):
         reads = writes
         if shape.d_in != shape.d_out:
             reads = torch.nn.functional.normalize(torch.randn(shape.n_features, shape.d_in), dim=1)
-        return cls(Encoder(reads), activation, Decoder(writes), shape=shape)
+        decoder = CrosslayerDecoder(writes, shape.further) if shape.further else Decoder(writes)
+        return cls(Encoder(reads), activation, decoder, shape=shape)
 
     @property
     def n_features(self) -> int:
@@ -171,6 +175,11 @@ class Dictionary(nn.Module):
 
     def decode(self, code: SparseCode) -> Float[Tensor, "token d_out"]:
         return self.writes.leave(self.decoder(code))
+
+    def beyond(self, code: SparseCode) -> Iterator[tuple[int, Float[Tensor, "token d_out"]]]:
+        """What it adds to what is written at the MLPs of later layers, by layer."""
+        for layer, wrote in self.decoder.beyond(code):
+            yield layer, wrote * self.writes.scale
 
     @property
     def constant(self) -> Float[Tensor, " d_out"]:

@@ -11,23 +11,20 @@ above_dense      ce of the arm - ce of the `dense_finetuned` twin, the ceiling o
 
 A module without a dictionary (`sites`) is not run again: in every arm, and where the others write 0 or their means, it
 writes what it wrote in the clean run of the model. So a part of the model goes on knowing what the replaced modules
-computed, and numbers of suites on other sites are not comparable: ce_zero least of all.
+computed, and numbers of suites on other sites are not comparable: ce_zero least of all. What a reconstruction at a
+point does, the live model says: there is no prediction of a plain pass with one, and its ablations run live.
 """
 
-from collections.abc import Mapping
-
 import torch
-import torch.nn.functional as F
 
-from scae.core.typing import Float, Int, Tensor
+from scae.core.typing import Float, Tensor
+from scae.evaluation.ablations import ablated
 from scae.evaluation.arms import Arm
+from scae.evaluation.compared import Compared, log_probabilities
 from scae.evaluation.moments import Moments
 from scae.evaluation.walk import Metrics, Observer, Subject
 from scae.lm import Trace
-from scae.sites import Site
 from scae.suite import SuiteOutput
-
-LOGITS = 1 << 22  # numbers of each of the few tables positions x vocabulary that are held at a time, in float64
 
 
 class Predictions(Observer):
@@ -41,36 +38,35 @@ class Predictions(Observer):
         self.moments = moments
 
     def begin(self, subject: Subject) -> None:
-        self._paths = subject.lm.paths
-        self._constants = {
-            "zero": {site: torch.zeros_like(self.moments.mean(site)) for site in subject.sites},
-            "mean": {site: self.moments.mean(site) for site in subject.sites},
-        }
-        self._model = _Sums()
-        self._ablations = {name: _Sums() for name in self._constants}
-        self._arms = {arm.name: _Sums() for arm in subject.arms}
+        self._lm, self._paths = subject.lm, subject.lm.paths
+        means = {site.module: self.moments.mean(site) for site in subject.sites}
+        self._constants = {"zero": {module: torch.zeros_like(mean) for module, mean in means.items()}, "mean": means}
+        self._model = Compared()
+        self._ablations = {name: Compared() for name in self._constants}
+        self._arms: dict[str, Compared] = {}
         self._residuals: dict[str, Float[Tensor, "scored d_model"]] = {}
         self._logits: dict[str, Float[Tensor, "scored vocab"]] = {}
 
     def output(self, arm: Arm, out: SuiteOutput, trace: Trace) -> None:
+        if not out.predicts:
+            return
+        self._arms.setdefault(arm.name, Compared())
         if out.logits is None:
             self._residuals[arm.name] = trace.at_scored(out.residual())
         else:
             self._logits[arm.name] = trace.at_scored(out.logits)
 
     def batch(self, trace: Trace) -> None:
-        """A few positions at a time: five tables of `LOGITS` float64 are held at most (or one position's), however long
-        the batch and however many the arms are. Logits of sinks are held for a whole batch."""
+        """A few positions at a time: five tables of `compared.LOGITS` float64 are held at most (or one position's),
+        however long the batch and however many the arms are. Logits of sinks are held for a whole batch."""
         for name, values in self._constants.items():
-            self._residuals[name] = trace.at_scored(_ablated(trace, values).residual())
+            self._residuals[name] = trace.at_scored(ablated(self._lm, trace, values))
         clean, targets = trace.at_scored(trace.stream(self._paths.modules)), trace.targets
-        step = max(1, LOGITS // self._paths.W_U.shape[1])
-        for start in range(0, len(targets), step):
-            part = slice(start, start + step)
-            p = _log_probabilities(self._paths.logits(clean[part]))
-            self._model.compare(p, p, targets[part])
+        for part in Compared.parts(len(targets), self._paths.W_U.shape[1]):
+            p = log_probabilities(self._paths.logits(clean[part]))
+            self._model.add(p, p, targets[part])
             for name, sums in (self._ablations | self._arms).items():
-                sums.compare(_log_probabilities(self._predicted(name, part)), p, targets[part])
+                sums.add(log_probabilities(self._predicted(name, part)), p, targets[part])
         self._residuals.clear()
         self._logits.clear()
 
@@ -92,7 +88,7 @@ class Predictions(Observer):
             metrics |= {f"{name}/{key}": value for key, value in of_arm.items()}
         return metrics
 
-    def _beside_twins(self, sums: "_Sums") -> Metrics:
+    def _beside_twins(self, sums: Compared) -> Metrics:
         """How an arm stands beside the twins that ran: the floor without connections, the ceiling with all of them."""
         metrics, arms, clean = {}, self._arms, self._model.ce
         if "none" in arms:
@@ -100,47 +96,3 @@ class Predictions(Observer):
         if "dense_finetuned" in arms:
             metrics["above_dense"] = sums.ce - arms["dense_finetuned"].ce
         return metrics
-
-
-class _Sums:
-    """Of one arm, of an ablation, or of the model itself."""
-
-    def __init__(self) -> None:
-        self.n_scored = 0
-        self._ce = self._kl = self._agree = 0.0
-
-    def compare(
-        self,
-        q: Float[Tensor, "scored vocab"],
-        p: Float[Tensor, "scored vocab"],
-        targets: Int[Tensor, " scored"],
-    ) -> None:
-        """Log-probabilities of the arm and of the model at some positions, and the tokens that followed."""
-        self.n_scored += len(targets)
-        self._ce -= float(q.gather(1, targets[:, None]).sum())
-        self._kl += float((p.exp() * (p - q)).sum())
-        self._agree += int((q.argmax(-1) == p.argmax(-1)).sum())
-
-    @property
-    def ce(self) -> float:
-        return self._ce / self.n_scored
-
-    @property
-    def kl(self) -> float:
-        return self._kl / self.n_scored
-
-    @property
-    def top1(self) -> float:
-        return self._agree / self.n_scored
-
-
-def _log_probabilities(logits: Float[Tensor, "scored vocab"]) -> Float[Tensor, "scored vocab"]:
-    return F.log_softmax(logits.double(), dim=-1)
-
-
-def _ablated(trace: Trace, constants: Mapping[Site, Float[Tensor, " d_model"]]) -> SuiteOutput:
-    outputs = dict(trace.outputs)
-    for site, constant in constants.items():
-        value = constant.to(trace.embed.dtype)
-        outputs[site.module] = torch.where(trace.live[..., None], value, trace.outputs[site.module])
-    return SuiteOutput(trace.embed, trace.live, {}, outputs)

@@ -26,10 +26,8 @@ class Reconstructions(Observer):
         self.moments = moments
 
     def begin(self, subject: Subject) -> None:
-        self._counts = {
-            "lm/modules": float(len(subject.lm.paths.modules)),
-            "lm/replaced": float(len(subject.sites)),
-        }
+        replaced = [site for site in subject.sites if site.module.writes]
+        self._counts = {"lm/modules": float(len(subject.lm.paths.modules)), "lm/replaced": float(len(replaced))}
         self._sums = {arm.name: _Sums(list(arm.suite.sites)) for arm in subject.arms}
 
     def output(self, arm: Arm, out: SuiteOutput, trace: Trace) -> None:

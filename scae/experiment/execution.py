@@ -14,7 +14,7 @@ from typing import Any
 from scae.artifacts import is_first_process, leading, writing
 from scae.artifacts.checkpoints import CHECKPOINT, read_identity
 from scae.artifacts.job import launched_by_others
-from scae.config import Config, ConfigError
+from scae.config import Config, ConfigError, unprunable
 from scae.core.failures import ArtifactError, some
 from scae.core.memory import keep_freed_memory
 from scae.experiment.plan import Plan
@@ -33,6 +33,8 @@ def run(config: Config) -> float | None:
     with _speaking(config):
         plan = Plan(settle(config))
         if is_first_process():
+            for reason in unprunable(config):
+                log.info("this suite is not pruned: %s", reason)
             discard_forced(plan)
             refuse_damaged(plan)
         if config.ckpt_path is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from scae.config import Config, ConfigError
+from scae.config import Config, ConfigError, settled
 from scae.connections import Connections
 from scae.data import TokenWindows, train_and_heldout
 from scae.experiment.workshop import heldout_traces
@@ -52,7 +52,7 @@ class Run:
             elif found is not None:
                 content[section][key] = _seen_from(cwd, found)
         try:
-            return Config.model_validate(content)
+            return settled(Config.model_validate(content))
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(
@@ -73,18 +73,21 @@ class Run:
 
     @cached_property
     def suite(self) -> Suite:
-        """The pruned suite as finetuning has left it, which is what the experiment is about."""
-        return load(self._artifact("finetune"), self.lm).eval()
+        """The suite that the experiment is about: pruned, as finetuning has left it; one that is not pruned, as
+        pretraining has."""
+        stages = self._note["stages"]
+        return load(self._artifact("finetune" if "finetune" in stages else "pretrain"), self.lm).eval()
 
     @cached_property
     def pretrained(self) -> Suite:
-        """The pretrained suite with the connections that were selected.
+        """The pretrained suite, with the connections that were selected where there are any.
 
         Its thresholds (BatchTopK) belong to the pass of pretraining; `scae.suite.thresholds.learn` sets them for
         another.
         """
         suite = load(self._artifact("pretrain"), self.lm)
-        suite.connect(Connections.load(self._artifact("select") / "connections.safetensors"))
+        if "select" in self._note["stages"]:
+            suite.connect(Connections.load(self._artifact("select") / "connections.safetensors"))
         return suite.eval()
 
     @cached_property

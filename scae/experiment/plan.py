@@ -15,7 +15,7 @@ from typing import Any
 
 from scae.arms import ARMS, RESULT, Arm, Pass
 from scae.artifacts import Artifact, fingerprint
-from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, TinyModel
+from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, TinyModel, unprunable
 from scae.config.active import active
 from scae.data import corpus_fingerprint, windows_of
 
@@ -52,6 +52,11 @@ class Plan:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.root = Path(config.paths.artifacts)
+
+    @cached_property
+    def prunes(self) -> bool:
+        """Whether the suite gets connections: whether the pruned pass serves it."""
+        return not any(unprunable(self.config))
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -105,8 +110,10 @@ class Plan:
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """What the evaluation compares."""
-        return tuple(arm for arm in ARMS if self.config.evaluation.twins or not arm.twin)
+        """What the evaluation compares. Where nothing is pruned, the live model says what reconstructions do to it."""
+        if not self.prunes:
+            return tuple(arm for arm in ARMS if arm.unpruned)
+        return tuple(arm for arm in ARMS if arm.mode != "spliced" and (self.config.evaluation.twins or not arm.twin))
 
     def selection(self, arm: Arm) -> Selection | None:
         """The connections that have to be there before an arm's suite can run; None: none have."""
@@ -133,6 +140,11 @@ class Plan:
         return self.finetuned(RESULT)
 
     @property
+    def suite(self) -> Artifact:
+        """Where it lies."""
+        return self.finetune(self.pruned) if self.prunes else self.pretrain
+
+    @property
     def chosen(self) -> Selection:
         """The connections that the experiment is about."""
         return Selection(self.config.connectivity)
@@ -145,6 +157,7 @@ class Plan:
     @cached_property
     def evaluate(self) -> Artifact:
         upstream = [artifact.name for arm in self.arms if (artifact := self._behind(arm)) is not None]
+        upstream = upstream if self.prunes else [self.pretrain.name]
         return self.artifact("evaluate", {"evaluation": active(self.config.evaluation)}, *upstream)
 
     def _behind(self, arm: Arm) -> Artifact | None:

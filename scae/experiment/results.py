@@ -22,9 +22,7 @@ def write_results(plan: Plan) -> dict[str, float]:
     console = terminal()
     console.print(arms_table(metrics))
     print_remarks(console, remarks(metrics))
-    console.print(
-        f"report   {report}\nmetrics  {output / 'metrics.json'}\nsuite    {plan.finetune(plan.pruned).folder}"
-    )
+    console.print(f"report   {report}\nmetrics  {output / 'metrics.json'}\nsuite    {plan.suite.folder}")
     return metrics
 
 
@@ -58,7 +56,8 @@ def describe_run(plan: Plan, output: Path) -> dict[str, Any]:
         source = {"path": relative(Path(model.path)), "revision": None}
     else:
         source = {"name": model.name, "revision": model.revision}
-    places = {row.name: row.pieces(plan)[0].artifact.folder for row in needed_for(plan.config.stages) if row.noted}
+    noted = [(row.name, row.pieces(plan)) for row in needed_for(plan.config.stages) if row.noted]
+    places = {name: pieces[0].artifact.folder for name, pieces in noted if pieces}
     data = plan.config.data
     return {
         "data": {"separator": data.separator, "attend_across": data.attend_across},

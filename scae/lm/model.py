@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from scae.core.typing import Float, Int, Live, Stream, Tensor
 from scae.lm.borders import hide_others
@@ -20,7 +21,8 @@ Replace = Callable[[Module, Stream | None, Stream], Stream]
 class LanguageModel:
     """A folded `TransformerBridge` and its tokenizer; a plain object: never saved, optimised or synchronised.
 
-    paths: the frozen linear paths, in the precision that the suite computes in; bos: whether windows begin with a BOS.
+    paths: the frozen linear paths, in the precision that the suite computes in; bos: whether windows begin with a BOS;
+    widths: of the points that traces hold beside the modules (`watch`), the size of what stands there.
     """
 
     def __init__(self, bridge: Any, tokenizer: Any, paths: LinearPaths, *, bos: bool) -> None:
@@ -28,6 +30,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.paths = paths
         self.bos = bos
+        self.widths: dict[Module, int] = {}
         bridge.requires_grad_(False)
         bridge.eval()
 
@@ -45,6 +48,34 @@ class LanguageModel:
             self.bridge.to(device)
             self.paths = self.paths.to(device)
         return self
+
+    def width(self, module: Module) -> int:
+        """The size of what a module writes, or of what stands at a point that is watched."""
+        return self.paths.d_model if module.writes else self.widths[module]
+
+    @torch.no_grad()
+    def watch(self, point: Module) -> None:
+        """Let every trace from now on hold what stands at a point, and `splice` replace it.
+
+        Raises ValueError where this model has no such point, or where what stands there is not one vector a token.
+        """
+        if point in self.widths:
+            return
+        kept: dict[str, Tensor] = {}
+        tokens = torch.zeros(2, 3, dtype=torch.long, device=self.device)
+        try:
+            self._run(tokens, [(point.hook_out, _keep(kept, point.hook_out))], None)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{point}: {error}") from error
+        if point.hook_out not in kept:
+            raise ValueError(f"{point}: nothing of that name is computed on the way to the final residual stream")
+        found = kept[point.hook_out]
+        if found.shape[:2] != tokens.shape or found.dim() < 3 or not found.is_floating_point():
+            raise ValueError(
+                f"{point}: needed is one vector a token, [batch, pos, ...]; found {tuple(found.shape)} for 2 windows "
+                "of 3 tokens"
+            )
+        self.widths[point] = found[0, 0].numel()
 
     def encode(self, text: str) -> tuple[Int[Tensor, "1 pos"], Live]:
         """The tokens of a text as one window, and which of them are text."""
@@ -93,6 +124,7 @@ class LanguageModel:
             names |= {module.hook_out, self._hook_scale(module)}
             if patterns and module.kind == "attn":
                 names |= {module.hook_pattern, self._hook_scale_after(module)}
+        names |= {point.hook_out for point in self.widths}
         self._run(tokens, [(name, _keep(kept, name)) for name in sorted(filter(None, names))], documents)
         dtype, device = self.paths.W_U.dtype, self.device.type
         kept = {name: value.to(dtype) for name, value in kept.items()}
@@ -114,7 +146,7 @@ class LanguageModel:
             tokens=tokens,
             live=live,
             embed=stream(EMBED.hook_out),
-            outputs={module: stream(module.hook_out) for module in self.paths.modules},
+            outputs={module: stream(module.hook_out) for module in (*self.paths.modules, *self.widths)},
             scales={module: scale(module) for module in self.paths.modules},
             patterns={module.layer: pattern(module) for module in self.paths.modules if module.kind == "attn"}
             if patterns
@@ -124,11 +156,14 @@ class LanguageModel:
         )
 
     def splice(self, trace: Trace, replace: Replace, *, readers: Collection[Module]) -> dict[Module, Stream]:
-        """Run the model on what was traced with every module's output passed through `replace`; attention and
-        normalisations stay live. readers: the modules of which `replace` wants to know what they read.
+        """Run the model on what was traced with what every module wrote, and what stands at every point that is
+        watched, passed through `replace`; attention and normalisations stay live. readers: the modules of which
+        `replace` wants to know what they read.
 
         The model computes in the precision of the trace, `replace` in its own: with nothing replaced the two runs are
-        equal, bit for bit. Returns what each module wrote in the end; gradients flow through the model into `replace`.
+        equal, bit for bit. Returns what each of them was in the end, and where points are watched the stream after
+        every layer, which then is no longer the sum of what was written; gradients flow through the model into
+        `replace`.
         """
         read: dict[Module, Tensor] = {}
         wrote: dict[Module, Tensor] = {}
@@ -136,6 +171,9 @@ class LanguageModel:
 
         def keep_input(module: Module) -> Callable[..., None]:
             return lambda value, hook: read.__setitem__(module, value.to(dtype).view(*trace.tokens.shape, -1))
+
+        def keep_output(module: Module) -> Callable[..., None]:
+            return lambda value, hook: wrote.__setitem__(module, value.to(dtype))
 
         def rewrite(module: Module) -> Callable[..., Tensor]:
             def hook_fn(value: Tensor, hook: Any) -> Tensor:
@@ -147,10 +185,12 @@ class LanguageModel:
             return hook_fn
 
         hooks: list[tuple[str, Callable]] = []
-        for module in self.paths.modules:
+        for module in (*self.paths.modules, *self.widths):
             if module in readers:
                 hooks.append((self.hook_read(module), keep_input(module)))
             hooks.append((module.hook_out, rewrite(module)))
+        streams = [Module(layer, "resid") for layer in range(self.paths.n_layers)] if self.widths else []
+        hooks += [(stream.hook_out, keep_output(stream)) for stream in streams if stream not in self.widths]
         with self._autocast(trace.autocast):
             self._run(trace.tokens, hooks, trace.documents)
         return wrote
@@ -190,7 +230,14 @@ class LanguageModel:
         if documents is not None:
             hide = hide_others(documents)
             hooks = [(module.hook_scores, hide) for module in self.paths.modules if module.kind == "attn"] + hooks
-        self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, stop_at_layer=self.paths.n_layers)
+        final = "ln_final.hook_in"
+        hooks = [*hooks, (final, _stop)] if final in self.bridge.hook_dict else hooks
+        self.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
+
+
+def _stop(value: Tensor, hook: Any) -> None:
+    """What comes behind is not needed: with a large vocabulary it costs more than the layers."""
+    raise StopAtLayerException(value)
 
 
 def _keep(kept: dict[str, Tensor], name: str) -> Callable[..., None]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from scae.arms import RESULT, Arm
-from scae.report.arms import present
+from scae.arms import Arm
+from scae.report.arms import present, result
 from scae.report.files import Metrics, ReportError, natural
 from scae.report.grid import Grid, Row, number
 
@@ -60,7 +60,7 @@ def _arm_row(metrics: Metrics, arm: Arm) -> Row:
         number(site_mean(metrics, arm, "dead"), 1, scale=100.0),
         number(get("connected_recovered"), 1, scale=100.0),
     )
-    return Row(cells=cells, strong=arm == RESULT)
+    return Row(cells=cells, strong=arm == result(metrics))
 
 
 def _references(metrics: Metrics, named: Iterable[tuple[str, str]]) -> list[Row]:

@@ -15,6 +15,7 @@ BEFORE = {
     for after in ARMS
     for before in ARMS
     if after.finetuned and not before.finetuned and after.connections == before.connections
+    if after.connections is not None or after.mode == before.mode
 }
 """A finetuned arm, and the arm that is the same suite in the same pass before finetuning."""
 
@@ -43,11 +44,12 @@ def bullets(lines: Sequence[str]) -> str:
 
 def _kept_clean(metrics: Metrics) -> Iterator[str]:
     replaced, modules = (int(metrics.get(f"lm/{key}", 0)) for key in ("replaced", "modules"))
-    if replaced < modules:
+    if 0 < replaced < modules:
+        arms = "every arm but `spliced`" if "spliced/ce" in metrics else "every arm"
         yield (
-            f"Dictionaries stand in for {replaced} of the model's {modules} modules. In every arm, zero and mean "
-            "ablation included, the others write what they wrote in the model's clean run: compare with suites on the "
-            "same sites."
+            f"Dictionaries stand in for {replaced} of the model's {modules} modules. In {arms}, zero and mean ablation "
+            "included, the others write what they wrote in the model's clean run: compare with suites on the same "
+            "sites."
         )
 
 

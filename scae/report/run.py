@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.table import Table
 
 from scae.core.whole_files import write_text
+from scae.report.alone import alone_sections
 from scae.report.arms import present
 from scae.report.arms_grid import arms_grid
 from scae.report.connectivity import connectivity_sections
@@ -58,6 +59,9 @@ def write_run(run_dir: Path) -> Path:
         blocks += ["## FVU by site", f"![FVU by site and arm]({drawn.name})"]
     if searched := pursuit_sections(job.metrics):
         blocks += ["## Codes that are searched for", *searched]
+    alone = alone_sections(job.metrics)
+    if alone:
+        blocks += ["## Each dictionary alone", *alone]
     connectivity = connectivity_sections(job.metrics)
     if connectivity:
         blocks += ["## Connections", *connectivity]

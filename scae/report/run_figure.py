@@ -4,8 +4,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from scae.arms import RESULT
-from scae.report.arms import present, style
+from scae.report.arms import RESULTS, present, style
 from scae.report.arms_grid import sites
 from scae.report.figure import FAINT, EndLabel, canvas, label_ends, look, save, scale_y
 from scae.report.files import Metrics
@@ -49,7 +48,7 @@ def _lines(axes: Axes, metrics: Metrics, order: tuple[str, ...]) -> tuple[list[E
         mean = metrics.get(f"{arm.key}/fvu_mean")
         text = arm.label if mean is None else f"{arm.label}  {mean:.2f}"
         x, y = known[-1]
-        labels.append(EndLabel(text=text, x=float(x), y=y, colour=arm.colour, bold=arm == RESULT))
+        labels.append(EndLabel(text=text, x=float(x), y=y, colour=arm.colour, bold=arm in RESULTS))
     return labels, drawn
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from scae.core.whole_files import write_text
-from scae.report.arms import present
+from scae.report.arms import present, result
 from scae.report.files import Job, ReportError, job_directories, read_job
 from scae.report.grid import Grid, Row, duration, number
 from scae.report.remarks import bullets, remarks_by_job
@@ -43,19 +43,26 @@ def read_sweep(sweep_dir: Path) -> list[Job]:
 
 
 def jobs_grid(jobs: Sequence[Job]) -> Grid:
-    """A row a job: what sets it apart, how it ended, and the pruned arm."""
+    """A row a job: what sets it apart, how it ended, and the arm that it is about."""
     keys = varying(jobs)
     rows = []
     for job in jobs:
         told = tuple(job.overrides.get(key, "default") for key in keys)
         results = (
-            number(job.metrics.get(f"pruned/{name}"), digits, scale=scale, sign=name == "ce_diff")
+            number(job.metrics.get(f"{result(job.metrics).key}/{name}"), digits, scale=scale, sign=name == "ce_diff")
             for _, name, digits, scale in MAIN
         )
         took = duration(job.seconds)
         rows.append(Row(cells=(job.name, *told, job.status, took, *results), faint=not job.metrics))
     headers = ("job", *keys, "status", "time", *(header for header, *_ in MAIN))
-    return Grid(headers=headers, rows=tuple(rows), left=2 + len(keys), title="pruned, by job").without_empty_columns()
+    title = f"{' and '.join(_results(jobs))}, by job"
+    return Grid(headers=headers, rows=tuple(rows), left=2 + len(keys), title=title).without_empty_columns()
+
+
+def _results(jobs: Sequence[Job]) -> list[str]:
+    """The names of the arms that the jobs are about."""
+    known = [job for job in jobs if job.metrics] or jobs
+    return list(dict.fromkeys(result(job.metrics).label for job in known))
 
 
 def arm_grid(jobs: Sequence[Job], metric: str, title: str) -> Grid:
@@ -97,7 +104,8 @@ def write_sweep(sweep_dir: Path) -> Path:
     blocks = [f"# Sweep {sweep_dir.resolve().name}", f"{_count(done, jobs)} {_common(jobs)}".strip()]
     if drawn:
         blocks.append(f"![CE and mean FVU against {axis.name}]({drawn.name})")
-    blocks += ["## Jobs", "Results are those of the **pruned** arm.", jobs_grid(jobs).markdown()]
+    about = " or ".join(f"**{label}**" for label in _results(jobs))
+    blocks += ["## Jobs", f"Results are those of the {about} arm.", jobs_grid(jobs).markdown()]
     blocks += [bullets(noted)] if (noted := remarks_by_job(jobs)) else []
     if done:
         blocks += ["## CE by arm", arm_grid(jobs, "ce", "").markdown()]

@@ -8,8 +8,8 @@ from statistics import fmean, median
 
 from matplotlib.axes import Axes
 
-from scae.arms import RESULT, Arm
-from scae.report.arms import MODEL_COLOUR, present, style
+from scae.arms import Arm
+from scae.report.arms import MODEL_COLOUR, RESULTS, present, style
 from scae.report.figure import FAINT, EndLabel, canvas, finite, label_ends, look, save, scale_y
 from scae.report.files import Job
 from scae.report.sweep_jobs import ALL, Axis, ordered, panels_of
@@ -104,7 +104,7 @@ def _draw(axes: Axes, arm: Arm, means: Places, places: Places, *, flat: bool) ->
     else:
         axes.plot(x, y, **drawn)
         end = x[-1]
-    label = EndLabel(text=f"{arm.label}  {y[-1]:.2f}", x=end, y=y[-1], colour=arm.colour, bold=arm == RESULT)
+    label = EndLabel(text=f"{arm.label}  {y[-1]:.2f}", x=end, y=y[-1], colour=arm.colour, bold=arm in RESULTS)
     return label, y
 
 

@@ -49,6 +49,9 @@ class Assembly(nn.Module):
         self.sink = Sink(lm) if SINK in ends else None
         sizes = {site: own.n_features for site, own in dictionaries.items()}
         sizes |= {site: end.n_features for site, end in ((SOURCE, self.source), (SINK, self.sink)) if end is not None}
+        for site in dictionaries:
+            if not site.module.writes:
+                lm.watch(site.module)
         self.layout = Layout.of(sizes, lm.paths.order)
         if set(self.layout.sites) != set(sizes):
             names = ", ".join(map(str, sizes))
@@ -98,6 +101,14 @@ class Assembly(nn.Module):
         """How the residual stream reaches what is read at `site`."""
         return site.path(self.lm.paths)
 
+    def demand_paths(self) -> None:
+        """Raises ValueError where some site is not reached along a linear path."""
+        if unreached := [str(site) for site in self.sites if not site.linear]:
+            raise ValueError(
+                f"no linear path of the residual stream leads to {', '.join(unreached)}: a suite with them is served "
+                "by the plain and the spliced pass, and not by the dense and the pruned one"
+            )
+
     @property
     def connections(self) -> Connections:
         """Which features each feature reads from in the pruned pass; a new suite has all connections."""
@@ -115,4 +126,4 @@ class Assembly(nn.Module):
 
 
 def _key(site: Site) -> str:
-    return f"{site.layer}_{site.kind}"  # a module name cannot hold a dot
+    return str(site).replace(".", "_")  # a module name cannot hold a dot

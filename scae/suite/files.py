@@ -6,12 +6,14 @@
      "dictionaries": {"0.attn": {"type": "topk", "k": 16,
                                  "shape": {"n_features": 512, "d_in": 64, "d_out": 64, "transcoder": false}}, ...}}
 
-A setting that a type gets later has a default there, the value that older dictionaries had.
+A setting that a type gets later has a default there, the value that older dictionaries had. A crosslayer transcoder has
+the layers that it also writes to in its shape, `"further": [1, 2, 3]`.
 """
 
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -36,7 +38,7 @@ def save(suite: Suite, folder: Path) -> None:
     if suite.source is not None:
         tensors |= {f"{SOURCE}.{name}": value.cpu() for name, value in suite.source.state_dict().items()}
     save_file(tensors, folder / "suite.safetensors")
-    dictionaries = {str(site): suite[site].spec | {"shape": asdict(suite[site].shape)} for site in suite.sites}
+    dictionaries = {str(site): suite[site].spec | {"shape": _sizes(suite[site].shape)} for site in suite.sites}
     ends = [str(site) for site in suite.layout.sites if site not in suite]
     note = {"format": FORMAT, "threshold_pass": suite.threshold_pass, "ends": ends, "dictionaries": dictionaries}
     (folder / "suite.json").write_text(json.dumps(note, indent=2) + "\n")
@@ -72,6 +74,16 @@ def load(folder: Path, lm: LanguageModel) -> Suite:
     return suite.to(lm.device)
 
 
+def _sizes(shape: Shape) -> dict[str, Any]:
+    """What of a shape is not as in most dictionaries."""
+    return {key: value for key, value in asdict(shape).items() if value != ()}
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists alone."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
 def _described(file: Path, lm: LanguageModel) -> Suite:
     """The suite that a `suite.json` describes, its weights still those of a new one."""
     try:
@@ -80,13 +92,16 @@ def _described(file: Path, lm: LanguageModel) -> Suite:
             raise ValueError(f"format {note['format']}, this version reads {FORMAT}")
         dictionaries = {}
         for name, one in note["dictionaries"].items():
-            shape = Shape(**one.pop("shape"))
-            if (shape.d_in, shape.d_out) != (lm.paths.d_model, lm.paths.d_model):
+            shape = Shape(**_tuples(one.pop("shape")))
+            site = Site.parse(name)
+            if not site.module.writes:
+                lm.watch(site.module)
+            if {shape.d_in, shape.d_out} != {lm.width(site.module)}:
                 raise ValueError(
                     f"{name} reads and writes {shape.d_in} and {shape.d_out} numbers a token, "
-                    f"the model has d_model={lm.paths.d_model}"
+                    f"the model has {lm.width(site.module)} there"
                 )
-            dictionaries[Site.parse(name)] = create(shape, **one)
+            dictionaries[site] = create(shape, **one)
         suite = Suite(dictionaries, lm, ends=list(map(Site.parse, note["ends"])))
         suite.threshold_pass = note["threshold_pass"]
     except Exception as error:  # whatever a damaged file breaks on, the reader of the message needs its name

@@ -30,7 +30,7 @@ the invariants of `tests/suite/test_invariants.py`:
 `sae.bound.margin=null` leaves the activations unbounded.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
 
@@ -59,6 +59,9 @@ def true_inputs(suite: Assembly, trace: Trace) -> Iterator[tuple[Site, Stream]]:
         site = suite.site_at(module)
         if site is not None:
             yield site, suite.path(site).read(stream, trace) if site.transcoder else trace.outputs[module]
+    for site in suite.sites:
+        if not site.module.writes:
+            yield site, trace.outputs[site.module]
 
 
 def spliced(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutput:
@@ -72,12 +75,14 @@ def spliced(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOu
         return collector.replace(site, suite[site].shift(_tokens(wrote if read is None else read)))
 
     readers = {site.module for site in suite.sites if site.transcoder}
-    collector.outputs |= suite.lm.splice(trace, replace, readers=readers)
-    return collector.output()
+    wrote = suite.lm.splice(trace, replace, readers=readers)
+    collector.outputs |= {module: wrote[module] for module in collector.outputs}
+    return collector.output(streams={stream.layer: value for stream, value in wrote.items() if stream.kind == "resid"})
 
 
 def dense(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutput:
-    """Every dictionary reads the sum of all reconstructions upstream."""
+    """Every dictionary reads the sum of all reconstructions upstream. Raises ValueError where no linear path leads."""
+    suite.demand_paths()
     collector = _Collector(suite, trace, aux)
     stream = trace.embed
     for level in suite.lm.paths.levels:
@@ -92,6 +97,7 @@ def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), observe: Ob
     """Every feature reads the base and its connections."""
     if suite.connections.is_complete:
         return dense(suite, trace, aux)
+    suite.demand_paths()
     collector = _Collector(suite, trace, aux)
     base = trace.embed if suite.source is None else suite.source.constant(trace)
     codes = [] if suite.source is None else [suite.source.code(trace)]  # of the levels before
@@ -148,7 +154,10 @@ class _Collector:
         self.live = trace.live.flatten()
         self.codes: dict[Site, SparseCode] = {}
         self.found: dict[str, dict[Site, Tensor]] = {}
+        self.carried: dict[Module, Stream] = {}  # what dictionaries of earlier layers write at a module, too
         self.outputs = dict(trace.outputs)  # a dictionary's takes the place of its module's when it has run
+        if unseen := [str(site) for site in suite.sites if site.module not in trace.outputs]:
+            raise ValueError(f"the trace is older than the suite: it does not hold what stands at {', '.join(unseen)}")
 
     def replace(self, site: Site, shifted: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None) -> Stream:
         """Encode and decode: the reconstruction at live positions, the model's own output elsewhere."""
@@ -159,13 +168,28 @@ class _Collector:
         self.codes[site] = code
         for name, value in aux.items():
             self.found.setdefault(name, {})[site] = value
-        own = self.trace.outputs[site.module]
-        self.outputs[site.module] = torch.where(self.trace.live[..., None], self._shape(reconstruction), own)
+        wrote, own = self._shape(reconstruction), self.trace.outputs[site.module]
+        if site.module in self.carried:
+            wrote = wrote + self.carried.pop(site.module)
+        for layer, more in dictionary.beyond(code):
+            module = Module(layer, site.module.kind)
+            self.carried[module] = self.carried.get(module, 0) + self._shape(more)
+        self.outputs[site.module] = torch.where(self.trace.live[..., None], wrote, own)
         return self.outputs[site.module]
 
-    def output(self, logits: Float[Tensor, "batch pos vocab"] | None = None) -> SuiteOutput:
-        units = {site: self.suite[site].writes.scale for site in self.codes}
-        return SuiteOutput(self.trace.embed, self.trace.live, self.codes, self.outputs, units, self.found, logits)
+    def output(
+        self, logits: Float[Tensor, "batch pos vocab"] | None = None, *, streams: Mapping[int, Stream] | None = None
+    ) -> SuiteOutput:
+        return SuiteOutput(
+            embed=self.trace.embed,
+            live=self.trace.live,
+            codes=self.codes,
+            outputs=self.outputs,
+            streams=dict(streams or {}),
+            units={site: self.suite[site].writes.scale for site in self.codes},
+            aux=self.found,
+            logits=logits,
+        )
 
     def _shape(self, tokens: Float[Tensor, "token d_model"]) -> Stream:
         return tokens.view(*self.trace.live.shape, -1)

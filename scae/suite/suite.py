@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from scae.config import AnySae
 from scae.dictionaries import Shape, create
 from scae.lm import LanguageModel, LinearPaths, Trace
-from scae.sites import Kind, Site, in_order
+from scae.sites import Kind, Site, further, in_order
 from scae.suite.assembly import Assembly, Mode
 from scae.suite.output import SuiteOutput
 from scae.suite.passes import dense, plain, pruned, spliced
@@ -27,9 +27,14 @@ class Suite(Assembly):
         cls, sae: AnySae, sites: Iterable[Site], lm: LanguageModel, *, ends: Collection[Site] = ()
     ) -> "Suite":
         """A new suite. Whether a dictionary is an autoencoder or a transcoder, its site says."""
-        d_model = lm.paths.d_model
-        shapes = {site: Shape(sae.size(d_model), d_model, d_model, site.transcoder) for site in sites}
-        return cls({site: create(shape, **sae.spec) for site, shape in shapes.items()}, lm, ends=ends, auxk=sae.auxk)
+        dictionaries, sites = {}, list(sites)
+        for site in sites:
+            if not site.module.writes:
+                lm.watch(site.module)
+            width = lm.width(site.module)
+            shape = Shape(sae.size(width), width, width, site.transcoder, further(site, sites))
+            dictionaries[site] = create(shape, **sae.spec)
+        return cls(dictionaries, lm, ends=ends, auxk=sae.auxk)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -46,10 +51,18 @@ class Suite(Assembly):
         return PASSES[mode](self, trace, aux)
 
 
-def choose_sites(paths: LinearPaths, layers: str | list[int], kinds: Iterable[Kind]) -> list[Site]:
+def choose_sites(
+    paths: LinearPaths,
+    layers: str | list[int],
+    kinds: Iterable[Kind],
+    *,
+    stride: int = 1,
+    hook: str | None = None,
+) -> list[Site]:
     """The sites that the configuration names, in order; raises ValueError for layers that the model does not have."""
     chosen = range(paths.n_layers) if isinstance(layers, str) else layers
     if any(layer >= paths.n_layers for layer in chosen):
         raise ValueError(f"sites.layers={layers}: this model has layers 0 to {paths.n_layers - 1}")
-    wanted = [Site(layer, kind) for layer in chosen for kind in kinds]
+    wanted = [Site(layer, kind) for layer in chosen[::stride] for kind in kinds]
+    wanted += [] if hook is None else [Site.at(hook)]
     return [site for level in in_order(wanted, paths.levels) for site in level]

@@ -37,6 +37,10 @@ def start_from_data(suite: Suite, batches: list[Any], *, centred: bool, furthest
                     seen[site].append(_Seen(x, trace.outputs[site.module], trace.live))
         for site in sites:
             _start(suite, site, seen.pop(site), centred=centred, furthest=furthest)
+    for site in suite.sites:
+        if layers := suite[site].shape.further:
+            units = torch.stack([suite[Site(layer, site.kind)].writes.scale for layer in layers])
+            suite[site].decoder.get_buffer("sizes").copy_(units / suite[site].writes.scale)
 
 
 class _Seen(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 from scae.connections import Connections, Inputs
 from scae.data import TokenWindows
 from scae.dictionaries import Shape, create
-from scae.evaluation import Arm, Bypass, Unigram, evaluate, predictions, unigram, walk
+from scae.evaluation import Arm, Bypass, Unigram, compared, evaluate, unigram, walk
 from scae.lm import LanguageModel, LinearPaths, Module, Trace
 from scae.sites import Site
 from scae.suite import Suite, SuiteOutput, choose_sites, passes
@@ -277,7 +277,7 @@ def test_predictions_are_made_in_parts_and_those_of_the_model_once(
     assert len(rows) == 2 * (1 + 2 + len(arms)), "the model's own, two ablations and the arms, once a batch"
     at_once = sum(rows)
     rows.clear()
-    monkeypatch.setattr(predictions, "LOGITS", 3 * gpt2.paths.W_U.shape[1])
+    monkeypatch.setattr(compared, "LOGITS", 3 * gpt2.paths.W_U.shape[1])
     in_parts = evaluate(gpt2, arms, batches(gpt2, [4, 2]))
     assert max(rows) == 3
     assert sum(rows) == at_once

@@ -42,7 +42,7 @@ def test_the_axis_is_log_only_where_values_spread_and_holds_them_all() -> None:
 
 def test_every_arm_is_told_apart() -> None:
     looks = {(look["color"], str(look["linestyle"]), look["linewidth"]) for look in map(style, ARMS)}
-    assert len(looks) == len({arm.label for arm in ARMS}) == len(ARMS) == 9
+    assert len(looks) == len({arm.label for arm in ARMS}) == len(ARMS) == 10
 
 
 def test_arms_without_c_are_horizontal_unless_their_values_differ(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from scae.arms import ARMS
 from scae.report import ReportError, arms_table, write_run
+from scae.report.arms import present
 from scae.report.arms_grid import sites
 from scae.report.files import natural
 
@@ -44,7 +44,7 @@ def test_table_holds_the_numbers(metrics: dict[str, float]) -> None:
 
 def test_rows_are_the_arms_in_order_then_the_references_best_first(metrics: dict[str, float]) -> None:
     text = rendered(arms_table(metrics))
-    labels = ["model", *(arm.label for arm in ARMS), "unigram", "mean ablation", "zero ablation"]
+    labels = ["model", *(arm.label for arm in present(metrics)), "unigram", "mean ablation", "zero ablation"]
     lines = text.splitlines()
     places = [lines.index(line_of(text, f"{label} ")) for label in labels]
     assert places == sorted(places)
@@ -79,7 +79,7 @@ def test_sites_are_in_the_order_of_a_forward_pass() -> None:
 
 def test_the_page_and_the_terminal_agree(tmp_path: Path, put: Put, metrics: dict[str, float]) -> None:
     page = write_run(put(tmp_path / "run", metrics, ["sae=topk"])).read_text()
-    for arm in ARMS:
+    for arm in present(metrics):
         on_page = line_of(page, f"{arm.label} |").strip("| ").split(" | ")
         in_terminal = line_of(rendered(arms_table(metrics)), f"{arm.label} ").split()[-10:]
         assert on_page == [arm.label, *in_terminal]

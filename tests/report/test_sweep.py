@@ -122,3 +122,13 @@ def test_what_differs(tmp_path: Path, put: Put) -> None:
     one = read_job(put(tmp_path / "1", None, ["a=1", "b=2", "~logger"]))
     two = read_job(put(tmp_path / "2", None, ["a=1", "b=3"]))
     assert varying([one, two]) == ("b", "~logger")
+
+
+def test_a_sweep_of_suites_that_are_not_pruned_is_about_the_live_model(tmp_path: Path, put: Put, make: Make) -> None:
+    metrics = {key.replace("pruned/", "spliced/"): value for key, value in make(twins=False).items()}
+    metrics = {key: value for key, value in metrics.items() if key.startswith(("lm/", "plain/", "spliced/"))}
+    for k in (8, 16):
+        put(tmp_path / "sweep" / str(k), metrics, ["sites=resid", f"sae.k={k}"])
+    page = write_sweep(tmp_path / "sweep").read_text()
+    assert "Results are those of the **spliced** arm." in page
+    assert "| 8 | 8 | completed | 3 min 51 s | 1.980 |" in page

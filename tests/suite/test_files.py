@@ -82,7 +82,10 @@ def test_the_note_holds_types_settings_and_shapes(stored: Suite, tmp_path: Path)
         (lambda one: one.pop("shape"), "'shape'"),
         (lambda one: one["shape"].update(depth=2), "'depth'"),
         (lambda one: one["shape"].pop("d_in"), "'d_in'"),
-        (lambda one: one["shape"].update(d_in=12), r"0\.mlp reads and writes 12 and 16 numbers .* d_model=16"),
+        (
+            lambda one: one["shape"].update(d_in=12),
+            r"0\.mlp reads and writes 12 and 16 numbers .* the model has 16 there",
+        ),
     ],
     ids=["extra setting", "no setting", "no such type", "no type", "no shape", "extra size", "no size", "other model"],
 )

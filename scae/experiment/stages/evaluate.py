@@ -6,7 +6,7 @@ from typing import Any
 
 from scae.arms import RESULT
 from scae.config import Evaluation
-from scae.evaluation import Arm, Bypass, Observer, Pursuit, Unigram, evaluate, unigram
+from scae.evaluation import Alone, Arm, Bypass, Observer, Pursuit, Unigram, evaluate, unigram
 from scae.experiment.workshop import Workshop
 from scae.suite import Suite, thresholds
 
@@ -17,7 +17,8 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     arms = _arms(workshop)
     _learn_thresholds(workshop, arms)
     frequencies = unigram(workshop.windows[0], workshop.lm.paths.W_U.shape[1])
-    also: list[Observer] = [Unigram(frequencies), Bypass(RESULT.key)]
+    also: list[Observer] = [Unigram(frequencies)]
+    also += [Bypass(RESULT.key) if workshop.plan.prunes else Alone(arms[0].suite)]
     also += _pursuit(workshop.config.evaluation)
     metrics = evaluate(workshop.lm, arms, workshop.heldout, also)
     return {"metrics": metrics, "tokens": workshop.config.evaluation.tokens}

@@ -23,7 +23,8 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     config, lm = workshop.config, workshop.lm
     if not isinstance(config.model, TinyModel) and is_first_process():
         warn_if_no_better(lm, workshop.windows[0], partial(workshop.sample, config.evaluation.first_look))
-    sites = choose_sites(lm.paths, config.sites.layers, list(config.sites.kinds))
+    where = config.sites
+    sites = choose_sites(lm.paths, where.layers, list(where.kinds), stride=where.stride, hook=where.hook)
     ends = [end for end, wanted in ((SOURCE, config.sites.embed), (SINK, config.sites.unembed)) if wanted]
     suite = Suite.from_config(config.sae, sites, lm, ends=ends).to(workshop.device)
     suite.chunk_mb = config.trainer.chunk_mb
