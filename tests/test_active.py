@@ -58,6 +58,7 @@ COVERED = {
         ("connectivity.C=3", "connectivity=none", "connectivity=random"),
         ("connectivity.C=3", "connectivity=all", "connectivity=contribution"),
         ("connectivity.scope=per_site", "connectivity=all", "connectivity=random"),
+        ("evaluation.pursuit_steps=3", "evaluation.pursuit=null", "evaluation.pursuit=matching"),
     ],
 )
 def test_a_setting_names_only_where_it_is_read(of: Of, override: str, off: str, on: str) -> None:
@@ -98,6 +99,24 @@ def test_keys_of_a_dictionary_that_are_off_name_nothing(of: Of) -> None:
     sae = of().sae
     assert {"skip", "anneal"}.isdisjoint(active(sae))
     assert active(sae.model_copy(update={"skip": True})) == active(sae) | {"skip": True}
+
+
+@pytest.mark.parametrize(
+    ("override", "on"),
+    [
+        ("sae.mlp.width=3", "sae.encoder=mlp"),
+        ("sae.mlp.depth=2", "sae.encoder=mlp"),
+        ("sae.mlp.skip=false", "sae.encoder=mlp"),
+        ("sae.pursuit.method=matching", "sae.encoder=pursuit"),
+        ("sae.pursuit.steps=3", "sae.encoder=pursuit"),
+    ],
+)
+def test_the_settings_of_an_encoder_name_where_it_is_chosen(of: Of, override: str, on: str) -> None:
+    """Encoders that nothing can be pruned with: the stages that are asked for are in no name."""
+    without = ("sites.kinds=[attn]",)
+    assert changed(of, override, base=without) == set()
+    assert changed(of, override, base=(*without, on)) == downstream_of("pretrain")
+    assert changed(of, on, base=without) == downstream_of("pretrain")
 
 
 def test_sites_without_ends_are_named_as_if_there_were_no_ends(of: Of) -> None:
@@ -218,8 +237,9 @@ WORDS = (
     *("contribution", "random", "none", "all", "joint", "per_site", "firing", "activation", "even", "by_score"),
     *("linear", "cosine", "constant"),
     *("fvu", "mse", "huber", "float32", "bfloat16", "packed", "document", "auto", "bos", "eos"),
-    *("8bit", "4bit", "last", "best", "dataset", "token"),
+    *("8bit", "4bit", "last", "best", "dataset", "token", "l0", "tanh"),
     *("cpu", "cuda", "ddp", "32-true", "bf16-mixed"),
+    *("linear", "mlp", "pursuit", "relu", "gelu", "gradient", "matching", "topk_pgd", ["decoder"]),
 )
 
 

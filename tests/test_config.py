@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from scae.command import values
 from scae.config import STAGES, ConfigError, parse
+from scae.config.rules import TRANSCODERS
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -148,6 +149,10 @@ def _seconds(action: Callable[[], object]) -> float:
         ("pretrain.optimizer=muon", ["pretrain.optimizer='muon'", "GROUP@pretrain.optimizer=muon"]),
         ("optimizer.beta1=1", ["optimizer.beta1=1", "less than 1"]),
         ("model.beta2=1", ["model.beta2=1", "less than 1"]),
+        ("pretrain.freeze=[encoder]", ["pretrain.freeze[0]='encoder'", "'decoder'"]),
+        ("evaluation.pursuit=matchin", ["evaluation.pursuit='matchin'", "or null", "did you mean `matching`?"]),
+        ("sae.encoder=mlpp", ["sae.encoder='mlpp'", "'linear', 'mlp' or 'pursuit'", "did you mean `mlp`?"]),
+        ("sae.mlp.depth=0", ["sae.mlp.depth=0", "at least 1"]),
         ("pretrain.start.furthest=1", ["pretrain.start.furthest=1", "less than 1"]),
         ("data.max_tokens=5", ["data.max_tokens=5", "data.context=128"]),
         ("data.separator=bso", ["data.separator='bso'", "'auto', 'none', 'bos' or 'eos'", "did you mean `bos`?"]),
@@ -176,6 +181,33 @@ def test_a_mistake_is_named(composed: Composed, override: str, told: list[str]) 
         assert part in message
     assert "pydantic" not in message
     assert "literal[" not in message
+
+
+def test_a_search_needs_its_target_and_the_number_of_features(composed: Composed) -> None:
+    pursuit = ("sae.encoder=pursuit", "stages=[model,pretrain]")
+    told = "sae.encoder=pursuit searches for what a dictionary should write, which a transcoder (mlp) does not see"
+    assert told in refusal(composed, *pursuit)
+    told = "sae.encoder=pursuit: a search needs the number of features of each token, which sae=topk alone says"
+    for sae in ("vanilla", "batchtopk"):
+        message = refusal(composed, *pursuit, "sites.kinds=[attn]", f"sae={sae}")
+        assert f"{told}; found sae.kind={sae}" in message
+    parse(composed(*pursuit, "sites.kinds=[attn]"))
+    several = refusal(composed, "sites.kinds=[clt]", "evaluation.pursuit=matching")
+    assert "evaluation.pursuit=matching: it searches for one dictionary at a time" in several
+
+
+@pytest.mark.parametrize("encoder", [("sae.encoder=mlp",), ("sae.encoder=pursuit", "sites.kinds=[attn]")])
+def test_what_has_no_row_a_feature_is_not_pruned(composed: Composed, encoder: tuple[str, ...]) -> None:
+    assert parse(composed(*encoder)).stages == ["model", "pretrain", "evaluate"]
+    message = refusal(composed, *encoder, "stages=[model,pretrain,finetune]")
+    assert f"{encoder[0]}: a feature has no direction there that connections are weighed along" in message
+    assert "allowed: stages=auto" in message
+
+
+def test_the_rules_know_which_sites_are_transcoders() -> None:
+    from scae.sites import IN_LAYERS, Site
+
+    assert tuple(kind for kind in IN_LAYERS if Site(0, kind).transcoder) == TRANSCODERS
 
 
 def test_all_problems_are_told_at_once(composed: Composed) -> None:

@@ -95,6 +95,7 @@ def downstream_of(stage: str) -> set[str]:
         ("sites=mlp_transcoder", "pretrain"),
         ("pretrain.steps=7", "pretrain"),
         ("pretrain.lr=1e-2", "pretrain"),
+        ("pretrain.freeze=[decoder]", "pretrain"),
         ("loss@pretrain.loss=e2e", "pretrain"),
         ("optimizer=muon", "pretrain"),
         ("optimizer.beta2=0.99", "pretrain"),
@@ -122,6 +123,7 @@ def downstream_of(stage: str) -> set[str]:
         ("finetune.regrow.every=5", "finetune"),
         ("evaluation.tokens=999", "evaluate"),
         ("evaluation.twins=true", "evaluate"),
+        ("evaluation.pursuit=gradient", "evaluate"),
     ],
 )
 def test_what_a_key_changes(of: Of, override: str, first: str) -> None:

@@ -22,7 +22,7 @@ from scae.config.optimizer import (
 from scae.config.parsing import parse, settled
 from scae.config.pruning import unprunable
 from scae.config.rules import shape_problems
-from scae.config.sae import Anneal, AnySae, AuxK, BatchTopKSae, Bound, Sae, TopKSae, VanillaSae
+from scae.config.sae import Anneal, AnySae, AuxK, BatchTopKSae, Bound, Mlp, Pursuit, Sae, TopKSae, VanillaSae
 from scae.config.sites import Sites
 from scae.config.trainer import TrainerConfig
 from scae.config.training import Finetune, Pretrain, Regrow, Training, Validation
@@ -47,8 +47,10 @@ __all__ = [
     "LocalModel",
     "Logger",
     "Loss",
+    "Mlp",
     "MuonOptimizer",
     "Pretrain",
+    "Pursuit",
     "Regrow",
     "Sae",
     "ScheduleFreeOptimizer",

@@ -10,6 +10,7 @@ from scae.config.pruning import all_stages, pruning_problems
 from scae.config.section import Section
 from scae.config.whole import Config
 
+TRANSCODERS = ("mlp", "clt")  # of `sites.kinds`; a test holds that `scae.sites` says the same
 BYTES_A_WEIGHT = 2 * 4 * 4  # encoder and decoder; float32; weight, gradient and Adam's two moments
 
 
@@ -26,6 +27,7 @@ def problems_of(config: Config) -> Iterator[str]:
     yield from config.finetune.validation.of_loss("finetune.validation", config.loss)
     yield from _stage_problems(config)
     yield from _skip_problems(config)
+    yield from _without_target(config)
     yield from _missing_files(config)
     yield from _unwritable(config)
 
@@ -104,6 +106,26 @@ def _skip_problems(config: Config) -> Iterator[str]:
         yield (
             f"sae.skip=true: a skip belongs to a transcoder; sites.kinds={config.sites.kinds} has none, allowed: kinds "
             "with mlp or clt"
+        )
+
+
+def _without_target(config: Config) -> Iterator[str]:
+    """A search needs to see what one dictionary should write."""
+    kinds = config.sites.kinds
+    if config.sae.encoder == "pursuit" and (others := [kind for kind in kinds if kind in TRANSCODERS]):
+        yield (
+            f"sites.kinds={kinds}: sae.encoder=pursuit searches for what a dictionary should write, which a transcoder "
+            f"({', '.join(others)}) does not see; allowed: autoencoders alone, such as [attn,mlp_out]"
+        )
+    if config.evaluation.pursuit is not None and (config.sae.skip or config.sae.normalise == "token"):
+        yield (
+            f"evaluation.pursuit={config.evaluation.pursuit}: it searches in one unit, for what features alone write; "
+            f"found sae.skip={str(config.sae.skip).lower()}, sae.normalise={config.sae.normalise}; allowed: null"
+        )
+    if config.evaluation.pursuit is not None and "clt" in kinds:
+        yield (
+            f"evaluation.pursuit={config.evaluation.pursuit}: it searches for one dictionary at a time, and with clt "
+            f"among sites.kinds={kinds} several write at one MLP; allowed: null"
         )
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from scae.config.active import SWITCH, Neutral, ReadIf, Unnamed
 from scae.config.errors import null
-from scae.config.section import Fraction, Positive, Rate, Section
+from scae.config.section import Count, Fraction, Positive, Rate, Section
 
 
 class AuxK(Section):
@@ -44,6 +44,25 @@ class Anneal(Section):
         return round(last + (self.k_start - last) * left)
 
 
+class Mlp(Section):
+    """Hidden layers of an encoder (`scae.dictionaries.mlp`)."""
+
+    width: Positive
+    depth: Annotated[int, Field(ge=1, le=64)] = Field(description="hidden layers")
+    nonlinearity: Literal["relu", "gelu"]
+    skip: bool = Field(description="beside a linear encoder, as which it begins; false: in its place")
+
+
+PursuitMethod = Literal["gradient", "matching", "topk_pgd"]
+
+
+class Pursuit(Section):
+    """How codes are searched for (`scae.dictionaries.pursuit`)."""
+
+    method: PursuitMethod
+    steps: Count = Field(description="after the choice of the features; topk_pgd, which goes on choosing: in all")
+
+
 class Sae(Section):
     """What every type of dictionary has; all sites share these settings."""
 
@@ -58,9 +77,16 @@ class Sae(Section):
     skip: Annotated[bool, Neutral(False)] = Field(
         description="whether a transcoder also writes a linear map of what it reads (Paulo et al. 2025)"
     )
+    encoder: Annotated[Literal["linear", "mlp", "pursuit"], Neutral("linear")] = Field(
+        description="what finds activations: a row a feature, hidden layers, or a search over the decoder's rows"
+    )
+    mlp: Annotated[Mlp, ReadIf(encoder="mlp")]
+    pursuit: Annotated[Pursuit, ReadIf(encoder="pursuit")]
 
     offers: ClassVar[frozenset[str]] = frozenset({"revived"})
     """What a dictionary can be asked for by a loss term (`scae.dictionaries.Encoded`)."""
+    searchable: ClassVar[bool] = False
+    """Whether its codes may come from a search: it picks `k` features for every token."""
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -69,7 +95,10 @@ class Sae(Section):
         own = [name for name in type(self).model_fields if name not in Sae.model_fields and name != "anneal"]
         spec = {"type" if name == "kind" else name: getattr(self, name) for name in own}
         by_token = {"by_token": True} if self.normalise == "token" else {}
-        return spec | by_token | ({"skip": True} if self.skip else {})
+        spec |= by_token | ({"skip": True} if self.skip else {})
+        if self.encoder != "linear":
+            spec["encoder"] = {"kind": self.encoder} | getattr(self, self.encoder).model_dump()
+        return spec
 
     def size(self, d_model: int) -> int:
         return self.features if self.features is not None else (self.expansion or 0) * d_model
@@ -94,6 +123,11 @@ class Sae(Section):
         if self.annealed is not None and self.picked is not None and self.annealed.k_start < self.picked:
             less = f"{key}.anneal.k_start={self.annealed.k_start}: less than {key}.k={self.picked}"
             yield f"{less}, to which k falls; raise {key}.anneal.k_start, or set {key}.anneal.share=null"
+        if self.encoder == "pursuit" and not self.searchable:
+            yield (
+                f"{key}.encoder=pursuit: a search needs the number of features of each token, which {key}=topk alone "
+                f"says; found {key}.kind={getattr(self, 'kind', None)}"
+            )
 
     def unprunable(self, key: str) -> Iterator[str]:
         """Why dictionaries of these settings have no pruned pass."""
@@ -101,6 +135,8 @@ class Sae(Section):
             yield f"{key}.skip=true: a skip reads the whole stream without a connection"
         if self.normalise == "token":
             yield f"{key}.normalise=token: every token has a unit of its own, so no connection has one weight"
+        if self.encoder != "linear":
+            yield f"{key}.encoder={self.encoder}: a feature has no direction there that connections are weighed along"
 
     def size_problems(self, key: str, features: int, *, name: str, change: str) -> Iterator[str]:
         """What there are too few features for. name: that number in the user's words; change: the key that sets it."""
@@ -122,6 +158,7 @@ class TopKSae(Sae):
     kind: Literal["topk"]
     k: Positive = Field(description="features a token")
     anneal: Anneal
+    searchable: ClassVar[bool] = True
 
     @property
     def picked(self) -> int:

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from scae.config.active import BY_CONTENT, SWITCH, Neutral
 from scae.config.errors import nearest, shortened
 from scae.config.loss import BESIDE, Loss
 from scae.config.optimizer import AdamOptimizer, MuonOptimizer, ScheduleFreeOptimizer, SignumOptimizer
 from scae.config.schedule import Decay, DecayShape, DecayTo, Warmup, decay_problems, schedule_problems
-from scae.config.section import Fraction, FromZero, Positive, Rate, Section, Text, Weight
+from scae.config.section import Fraction, FromZero, Positive, Rate, Section, Text, Weight, distinct
 
 
 class Training(Section):
@@ -136,6 +136,9 @@ class Pretrain(Training):
     validation: Validation
     init_from: Annotated[Text | None, BY_CONTENT] = Field(
         description="a run, an artifact, or dictionary files of another library that the suite begins from; null: anew"
+    )
+    freeze: Annotated[list[Literal["decoder"]], AfterValidator(distinct), Neutral([])] = Field(
+        description="what stays as the start has left it; decoder: an encoder is trained for a dictionary that is given"
     )
 
     def problems(self, key: str) -> Iterator[str]:

@@ -5,6 +5,9 @@ from scae.dictionaries.annealing import Picking
 from scae.dictionaries.decoder import Decoder
 from scae.dictionaries.dictionary import Dictionary, Encoded, Shape
 from scae.dictionaries.encoder import Encoder
+from scae.dictionaries.mlp import MlpEncoder
+from scae.dictionaries.pursued import Pursued
+from scae.dictionaries.pursuit import pursue
 from scae.dictionaries.types import create
 from scae.dictionaries.types.batchtopk import BatchTopK
 from scae.dictionaries.types.topk import TopK
@@ -18,11 +21,14 @@ __all__ = [
     "Dictionary",
     "Encoded",
     "Encoder",
+    "MlpEncoder",
     "Picking",
+    "Pursued",
     "ReLU",
     "Rule",
     "Shape",
     "TopK",
     "Unit",
     "create",
+    "pursue",
 ]

@@ -68,6 +68,11 @@ class Activation(nn.Module, ABC):
         """Whether each token is treated on its own, so that a batch may be taken in parts."""
         return True
 
+    @property
+    def picked(self) -> int | None:
+        """How many features it picks for every token; None: it is not always the same number."""
+        return None
+
     @abstractmethod
     def support(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:
         """The pre-activations that are kept of the tokens where `live`; the others get no entries."""

@@ -22,7 +22,7 @@ class Picking(Activation):
         self.k = k
 
     @property
-    def picked(self) -> int:
+    def k_now(self) -> int:
         """The k that holds now."""
         if self.anneal is None or not self.training:
             return self.k

@@ -48,17 +48,16 @@ class CrosslayerDecoder(Decoder):
     def project_gradient(self) -> None:
         if self.W.grad is None or self.further.grad is None:
             return
-        norm = self._norm().square()
+        norm = self.norms().clamp_min(1e-12).square()
         along = (self.W.grad * self.W).sum(1) + (self.further.grad * self.further).sum((0, 2))
         share = (along / norm)[:, None]
         self.W.grad -= share * self.W
         self.further.grad -= share * self.further
 
-    @torch.no_grad()
-    def normalise(self) -> None:
-        norm = self._norm()[:, None]
-        self.W.div_(norm)
-        self.further.div_(norm)
+    def norms(self) -> Float[Tensor, " feature"]:
+        return (self.W.square().sum(1) + self.further.square().sum((0, 2))).sqrt()
 
-    def _norm(self) -> Float[Tensor, " feature"]:
-        return (self.W.square().sum(1) + self.further.square().sum((0, 2))).sqrt().clamp_min(1e-12)
+    @torch.no_grad()
+    def divide(self, by: Float[Tensor, " feature"]) -> None:
+        super().divide(by)
+        self.further.div_(by[:, None])

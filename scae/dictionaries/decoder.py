@@ -49,5 +49,15 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def normalise(self) -> None:
-        """Scale every row to norm 1."""
-        self.W.div_(self.W.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        """Scale every row to norm 1, unless rows do not learn."""
+        if self.W.requires_grad:
+            self.divide(self.norms().clamp_min(1e-12))
+
+    def norms(self) -> Float[Tensor, " feature"]:
+        """Of the rows."""
+        return self.W.norm(dim=1)
+
+    @torch.no_grad()
+    def divide(self, by: Float[Tensor, " feature"]) -> None:
+        """Divide every row by a number."""
+        self.W.div_(by[:, None])

@@ -23,7 +23,17 @@ class Encoder(nn.Module):
 
     @property
     def n_features(self) -> int:
-        return self.W.shape[0]
+        return len(self.b)
+
+    @property
+    def rows(self) -> Float[Tensor, "feature d_in"]:
+        """Row i is the direction that feature i looks for. An encoder that has no such rows raises ValueError."""
+        return self.W
+
+    @torch.no_grad()
+    def rescale(self, factor: Float[Tensor, ""]) -> None:
+        """Multiply what pre-activations owe to `u`."""
+        self.W.mul_(factor)
 
     @torch.no_grad()
     def begin_as(self, other: "Encoder") -> None:

@@ -25,8 +25,7 @@ from scae.dictionaries.unit import Unit
 def in_units(given: Dictionary, reads: Unit, writes: Unit) -> Dictionary:
     """What `given` computes, by a dictionary that reads and writes in these units; raises ValueError where a token has
     a unit of its own, or where the encoder is not linear."""
-    if given.encoder.W.shape != (given.n_features, given.shape.d_in):
-        raise ValueError("its encoder is more than one row a feature: no other unit, and no other format, has it")
+    _demand_rows(given)
     if given.shape.further or given.skip is not None:
         what = "to several MLPs" if given.shape.further else "a linear map beside its features"
         raise ValueError(f"it writes {what}: no other unit, and no other format, has that")
@@ -48,6 +47,15 @@ def in_units(given: Dictionary, reads: Unit, writes: Unit) -> Dictionary:
     return made
 
 
+def _demand_rows(given: Dictionary) -> None:
+    """Raises ValueError where a feature has no row of one direction."""
+    try:
+        _ = given.encoder.rows
+    except ValueError as error:
+        more = "its encoder is more than one row a feature: no other unit, and no other format, has it"
+        raise ValueError(more) from error
+
+
 def on_the_stream(given: Dictionary) -> Dictionary:
     """What `given` computes, by a dictionary without units."""
     return in_units(given, *(_none(unit) for unit in (given.reads, given.writes)))
@@ -61,15 +69,16 @@ def _none(unit: Unit) -> Unit:
 def with_rows_of_norm_one(given: Dictionary) -> Dictionary:
     """What `given` writes, by decoder rows of norm 1: each activation takes over what its row loses. Raises ValueError
     where other features would be the largest of a token."""
-    norm = given.decoder.W.norm(dim=1)
+    norm = given.decoder.norms()
     norm = torch.where(norm > 0, norm, torch.ones_like(norm))
     if bool(((norm - 1).abs() < 1e-5).all()):
         return given
+    _demand_rows(given)
     made = copy.deepcopy(given)
     made.activation.follow(given.activation.rule().scaled(norm))
     made.encoder.W.mul_(norm[:, None])
     made.encoder.b.mul_(norm)
-    made.decoder.W.div_(norm[:, None])
+    made.decoder.divide(norm)
     made.ceiling.mul_(norm)
     return made
 

@@ -50,7 +50,7 @@ class Beginning:
         for site, given in self.given.items():
             own = self.suite[site]
             try:
-                start = given.to(own.encoder.W.device)
+                start = given.to(own.decoder.W.device)
                 if not self.found.is_suite:
                     start = in_units(start, own.reads, own.writes)
                 begin_as(own, with_rows_of_norm_one(start) if unit_norm else start)

@@ -3,7 +3,17 @@
 from scae.kernels.arrivals import Arrivals, Upstream
 from scae.kernels.code import SparseCode, Support
 from scae.kernels.edges import Edges
-from scae.kernels.ops import arrive, arrive_everywhere, decode, edge_weights, encode_at, largest, spmm_transposed, use
+from scae.kernels.ops import (
+    arrive,
+    arrive_everywhere,
+    decode,
+    edge_weights,
+    encode_at,
+    largest,
+    products_at,
+    spmm_transposed,
+    use,
+)
 
 __all__ = [
     "Arrivals",
@@ -17,6 +27,7 @@ __all__ = [
     "edge_weights",
     "encode_at",
     "largest",
+    "products_at",
     "spmm_transposed",
     "use",
 ]

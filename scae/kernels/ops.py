@@ -106,6 +106,13 @@ def spmm_transposed(code: SparseCode, table: Float[Tensor, "token r"]) -> Float[
     return _spmm_transposed(code.value.detach(), table.detach(), code.crow, code.col, code.n_features)
 
 
+def products_at(
+    support: Support, x: Float[Tensor, "token r"], table: Float[Tensor, "feature r"]
+) -> Float[Tensor, " nnz"]:
+    """`(x @ table.T)[support.row, support.col]`; carries no gradient."""
+    return _products_at(x.detach(), table.detach(), support.crow, support.col)
+
+
 @custom_op("scae::largest", mutates_args=())
 def _largest(pre: Tensor, k: int, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return backend_for(pre).largest(pre, k, live)
@@ -129,6 +136,14 @@ def _(value, table, crow, col, n_features):
     return table.new_empty(n_features, table.shape[1])
 
 
+@custom_op("scae::products_at", mutates_args=())
+def _products_at(x: Tensor, table: Tensor, crow: Tensor, col: Tensor) -> Tensor:
+    return backend_for(table).sddmm(crow, col, x[:, None], table[:, None])[:, 0].contiguous()
+
+
+_products_at.register_fake(lambda x, table, crow, col: x.new_empty(col.shape[0]))
+
+
 @custom_op("scae::decode", mutates_args=())
 def _decode(value: Tensor, decoder: Tensor, crow: Tensor, col: Tensor) -> Tensor:
     """`dense matrix of the entries @ decoder`."""
@@ -150,7 +165,12 @@ _decode_backward.register_fake(
 
 
 def _decode_gradients(ctx, grad):
-    return *_decode_backward(grad, *ctx.saved_tensors), None, None
+    value, decoder, crow, col = ctx.saved_tensors
+    if not ctx.needs_input_grad[1]:  # a decoder that is frozen
+        return _products_at(grad, decoder, crow, col), None, None, None
+    if not ctx.needs_input_grad[0]:  # activations that nobody has computed from anything
+        return None, _spmm_transposed(value, grad, crow, col, decoder.shape[0]), None, None
+    return *_decode_backward(grad, value, decoder, crow, col), None, None
 
 
 _decode.register_autograd(_decode_gradients, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
@@ -267,6 +287,6 @@ _edge_weights.register_autograd(
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2], *inputs[2]),
 )
 
-for _operation in (_largest, _spmm_transposed, _decode, _encode_at, _arrive, _arrived_at, _edge_weights):
+for _operation in (_largest, _spmm_transposed, _products_at, _decode, _encode_at, _arrive, _arrived_at, _edge_weights):
     for _device in ("cpu", "cuda"):
         register_autocast(_operation, _device, torch.float32)

@@ -17,6 +17,7 @@ from scae.report.curves_figure import curves_figure
 from scae.report.files import Job, Metrics, ReportError, read_job
 from scae.report.grid import MISSING, Grid, Row, duration, number
 from scae.report.history import read_curves
+from scae.report.pursuit import pursuit_sections
 from scae.report.remarks import bullets, remarks
 from scae.report.run_figure import fvu_figure
 
@@ -70,6 +71,8 @@ def write_run(run_dir: Path) -> Path:
     blocks += ["## The arms", "\n".join(f"- **{arm.label}**: {arm.meaning}." for arm in present(job.metrics))]
     if drawn:
         blocks += ["## FVU by site", f"![FVU by site and arm]({drawn.name})"]
+    if searched := pursuit_sections(job.metrics):
+        blocks += ["## Codes that are searched for", *searched]
     alone = alone_sections(job.metrics)
     if alone:
         blocks += ["## Each dictionary alone", *alone]

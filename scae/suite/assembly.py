@@ -86,7 +86,7 @@ class Assembly(nn.Module):
         """The encoder rows of a site, or of the sink; raises ValueError where they are read in units of each token."""
         if site == SINK and self.sink is not None:
             return Rows(self.sink.rows, self.sink.rows.new_ones(()))
-        return Rows(self[site].encoder.W, self[site].reads.fixed)
+        return Rows(self[site].encoder.rows, self[site].reads.fixed)
 
     def writes(self, site: Site, reader: Module) -> Rows:
         """The decoder rows of a site, or of the source, as `reader` meets them on the stream."""

@@ -6,7 +6,7 @@ from scae.training.fit import Place, fit
 from scae.training.module import SuiteTraining
 from scae.training.regrow import Regrowth, moved_share
 from scae.training.snapshots import Snapshots, snapshots
-from scae.training.start import bound_from_data, start_from_data
+from scae.training.start import bound_from_data, freeze, start_from_data
 from scae.training.validation import Validate
 from scae.training.worst_tokens import WorstTokens
 
@@ -21,6 +21,7 @@ __all__ = [
     "device",
     "firing_facts",
     "fit",
+    "freeze",
     "moved_share",
     "snapshots",
     "start_from_data",

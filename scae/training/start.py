@@ -93,13 +93,20 @@ def _start(suite: Suite, site: Site, seen: list[_Seen], *, centred: bool, furthe
         made.append((own.decode(code, size) - nothing)[live])
     wanted, length = (_median_length(torch.cat(each)) for each in (targets, made))
     if length > 0:
-        own.encoder.W.mul_(wanted / length)
+        own.encoder.rescale(wanted / length)
     for name, buffer in own.named_buffers():
         buffer.copy_(buffers[name])  # a threshold learned on the way belongs to an encoder that is no more
 
 
 def _measured(unit: Unit, parts: list[Tensor], *, centred: bool, furthest: float, scaled: bool) -> Tensor:
     return unit.measure(torch.cat(parts), centred=centred, furthest=furthest, scaled=scaled)
+
+
+def freeze(suite: Suite, parts: Iterable[str]) -> None:
+    """Let these parts of every dictionary stay as they are, whatever is trained."""
+    for site in suite.sites:
+        for part in parts:
+            suite[site].get_submodule(part).requires_grad_(False)
 
 
 @torch.no_grad()

@@ -51,7 +51,8 @@ class WorstTokens(lightning.Callback):
     def on_before_backward(self, trainer: lightning.Trainer, pl_module: Any, loss: Float[Tensor, ""]) -> None:
         if _is_logged(trainer):
             for code in pl_module.computed[1].codes.values():
-                code.value.retain_grad()
+                if code.value.requires_grad:  # a code that was searched for has no gradient
+                    code.value.retain_grad()
 
     @torch.no_grad()
     def on_after_backward(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -60,7 +61,9 @@ class WorstTokens(lightning.Callback):
         trace, out = pl_module.computed
         parts = pl_module.objective.by_token(out, trace, pl_module.suite.lm.paths)
         candidates = [Owned("loss", _total(list(parts.values())), parts)] if parts else []
-        candidates.append(_gradient(out))
+        candidates += _gradient(out)
+        if not candidates:
+            return
         own = torch.stack([owned.share(trace.live) for owned in candidates])
         largest = trainer.strategy.reduce(own.clone(), reduce_op="max")
         names = {"loss": "train/worst_share", "gradient": "train/worst_share_gradient"}
@@ -102,13 +105,14 @@ def _is_logged(trainer: Any) -> bool:
     return ends_step and (trainer.global_step + 1) % trainer.log_every_n_steps == 0
 
 
-def _gradient(out: SuiteOutput) -> Owned:
+def _gradient(out: SuiteOutput) -> list[Owned]:
+    """What the loss asks of the activations; nothing where none has a gradient."""
     squares = {}
     for site, code in out.codes.items():
         if code.value.grad is not None:
             by_token = code.value.new_zeros(code.n_tokens).index_add_(0, code.row, code.value.grad.square())
             squares[str(site)] = by_token.view(out.live.shape)
-    return Owned("gradient", _total(list(squares.values())).sqrt(), squares)
+    return [Owned("gradient", _total(list(squares.values())).sqrt(), squares)] if squares else []
 
 
 def _total(parts: list[Float[Tensor, "batch pos"]]) -> Float[Tensor, "batch pos"]:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scae.config import Anneal, AuxK, BatchTopKSae, Bound, Sae, TopKSae
+from scae.config import Anneal, AuxK, BatchTopKSae, Bound, Mlp, Pursuit, Sae, TopKSae
 from scae.config.sae import MatryoshkaSae
 from scae.dictionaries import Picking, Shape, create
 from scae.lm import LanguageModel
@@ -29,6 +29,9 @@ SHARED: dict[str, Any] = {
     "centred": True,
     "skip": False,
     "normalise": "dataset",
+    "encoder": "linear",
+    "mlp": Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+    "pursuit": Pursuit(method="gradient", steps=0),
     "bound": Bound(margin=None, tokens=1),
     "auxk": AuxK(k=1, dead_after=1),
     "k": K,
@@ -83,10 +86,10 @@ def test_a_new_suite_has_it_and_a_stored_one_does_not(
     off, on = (section(**SHARED, **own, anneal=Anneal(share=share, k_start=K_START)) for share in (None, 0.5))
     sites = all_sites(lm)
     new: Suite = Suite.from_config(on, sites, lm)  # type: ignore[arg-type]  # one of the union
-    assert [activation.picked for activation in new.picking] == [K_START] * len(sites)
+    assert [activation.k_now for activation in new.picking] == [K_START] * len(sites)
     assert on.spec == off.spec
     save(new, tmp_path)
     loaded = load(tmp_path, lm)
-    assert [activation.picked for activation in loaded.train().picking] == [K] * len(sites)
+    assert [activation.k_now for activation in loaded.train().picking] == [K] * len(sites)
     plain = Suite.from_config(off, sites, lm)  # type: ignore[arg-type]
-    assert [activation.picked for activation in plain.picking] == [K] * len(sites)
+    assert [activation.k_now for activation in plain.picking] == [K] * len(sites)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scae.config import Anneal, AuxK, BatchTopKSae, Bound, Sae, TopKSae, VanillaSae
+from scae.config import Anneal, AuxK, BatchTopKSae, Bound, Mlp, Pursuit, Sae, TopKSae, VanillaSae
 from scae.core.typing import Tensor
 from scae.dictionaries import Activation, BatchTopK, Dictionary, ReLU, Shape, TopK, create
 from scae.dictionaries.types.batchtopk import kth_largest
@@ -211,6 +211,9 @@ def test_a_section_says_what_its_dictionaries_are_made_from(
         bound=Bound(margin=None, tokens=1),
         auxk=AuxK(k=1, dead_after=1),
         skip=False,
+        encoder="linear",
+        mlp=Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+        pursuit=Pursuit(method="gradient", steps=0),
         **settings,
     )
     own = {name: value for name, value in settings.items() if name not in ("kind", "anneal")}

@@ -21,7 +21,7 @@ def by_hand(lm: LanguageModel, batch: tuple[Any, Any], hook: str, value: torch.T
         tokens, fwd_hooks=[(hook, lambda own, hook: torch.where(live[..., None], value, own))]
     )
     scored = live[:, :-1] & live[:, 1:]
-    return float(F.cross_entropy(logits[:, :-1][scored], tokens[:, 1:][scored]))
+    return float(F.cross_entropy(logits[:, :-1][scored], tokens[:, 1:][scored]).detach())
 
 
 @pytest.mark.parametrize("site", [Site(0, "resid"), Site(1, "mlp_out")], ids=str)

@@ -21,6 +21,7 @@ from scae.kernels import (
     edge_weights,
     encode_at,
     largest,
+    products_at,
     spmm_transposed,
     use,
 )
@@ -374,6 +375,37 @@ def test_tally(backend: str, case: Case) -> None:
     tolerance = {"rtol": 1e-10, "atol": 1e-11} if case.double else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(found, (dense.T @ table).detach(), **tolerance)
     assert not found.requires_grad
+
+
+@on_each_backend
+@on_random_input
+@given(case=CASES)
+def test_products_at(backend: str, case: Case) -> None:
+    generator = torch.Generator().manual_seed(case.seed)
+    draw, support = case.random(generator), case.support(generator, case.down)
+    x, table = draw(case.tokens, case.width), draw(case.down, case.width)
+    with use(backend):
+        found = products_at(SparseCode.where(support, support.to(case.dtype)).support, x, table)
+    tolerance = {"rtol": 1e-10, "atol": 1e-11} if case.double else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(found, (x @ table.T)[support].detach(), **tolerance)
+    assert not found.requires_grad
+
+
+@on_each_backend
+@pytest.mark.parametrize("learns", ["value", "decoder"])
+@on_random_input
+@given(case=CASES)
+def test_decode_where_one_side_is_frozen(backend: str, learns: str, case: Case) -> None:
+    generator = torch.Generator().manual_seed(case.seed)
+    draw, support = case.random(generator), case.support(generator, case.down)
+    given_ = {"value": draw(int(support.sum())), "decoder": draw(case.down, case.width)}
+    for name, tensor in given_.items():
+        tensor.requires_grad_(name == learns)
+    code, dense = code_and_dense(support, given_["value"])
+    check(
+        case, backend, [given_[learns]],
+        lambda: decode(code, given_["decoder"]), lambda: dense @ given_["decoder"],
+    )  # fmt: skip
 
 
 @on_each_backend

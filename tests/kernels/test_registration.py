@@ -85,6 +85,7 @@ def test_torch_finds_nothing_wrong_with_the_registrations(edges: Edges) -> None:
         (ops.decode, (value, decoder, code.crow, code.col)),
         (ops.encode_at, (value, x, encoder, bias, code.crow, code.col)),
         (ops.spmm_transposed, (code.value, x.detach(), code.crow, code.col, UP)),
+        (ops.products_at, (x.detach(), encoder.detach(), code.crow, code.col)),
         (ops.decode_backward, (x.detach(), code.value, encoder.detach(), code.crow, code.col)),
         (ops.edge_weights, (read, write, edges.tensors)),
         (ops.arrive, (up.crow, up.col, up.value, weight.detach(), mover, edges.tensors)),

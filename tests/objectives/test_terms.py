@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scae.config import Anneal, AnySae, AuxK, Bound, Loss, TopKSae, VanillaSae
+from scae.config import Anneal, AnySae, AuxK, Bound, Loss, Mlp, Pursuit, TopKSae, VanillaSae
 from scae.config.loss import WANTS
 from scae.lm import LanguageModel, LinearPaths, Trace
 from scae.objectives import Comparison, Objective
@@ -354,6 +354,9 @@ SHARED = {
     "bound": Bound(margin=None, tokens=1),
     "auxk": AuxK(k=3, dead_after=100),
     "skip": False,
+    "encoder": "linear",
+    "mlp": Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+    "pursuit": Pursuit(method="gradient", steps=0),
 }
 VANILLA: AnySae = VanillaSae(kind="vanilla", **SHARED)
 TOPK: AnySae = TopKSae(kind="topk", k=4, anneal=Anneal(share=None, k_start=4), **SHARED)

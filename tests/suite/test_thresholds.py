@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from scae.config import Anneal, AuxK, BatchTopKSae, Bound
+from scae.config import Anneal, AuxK, BatchTopKSae, Bound, Mlp, Pursuit
 from scae.dictionaries.types import batchtopk
 from scae.lm import LanguageModel, Trace
 from scae.suite import Mode, Suite, thresholds
@@ -112,6 +112,9 @@ def test_their_pass_is_stored(suite: Suite, tmp_path: Path) -> None:
         auxk=AuxK(k=1, dead_after=1),
         skip=False,
         anneal=Anneal(share=None, k_start=K),
+        encoder="linear",
+        mlp=Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+        pursuit=Pursuit(method="gradient", steps=0),
     )
     stored = Suite.from_config(sae, suite.sites[:2], lm)
     for mode in (None, "plain", "pruned"):

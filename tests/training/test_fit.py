@@ -11,7 +11,19 @@ import pytest
 import torch
 
 from scae.artifacts.checkpoints import CHECKPOINT, read_identity
-from scae.config import AdamOptimizer, Anneal, AuxK, Bound, ConfigError, Loss, TopKSae, TrainerConfig, Training
+from scae.config import (
+    AdamOptimizer,
+    Anneal,
+    AuxK,
+    Bound,
+    ConfigError,
+    Loss,
+    Mlp,
+    Pursuit,
+    TopKSae,
+    TrainerConfig,
+    Training,
+)
 from scae.config import Logger as LoggerConfig
 from scae.core.schedule import trapezoid
 from scae.data import TokenWindows, WindowModule
@@ -102,6 +114,9 @@ def objective(**weights: float) -> Objective:
         auxk=AuxK(k=3, dead_after=100),
         skip=False,
         anneal=Anneal(share=None, k_start=4),
+        encoder="linear",
+        mlp=Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+        pursuit=Pursuit(method="gradient", steps=0),
     )
     return Objective.from_config(loss, sae)
 
@@ -343,7 +358,7 @@ def test_the_training_tells_what_picks_how_far_it_is(
     class Recording(SuiteTraining):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             loss = super().training_step(batch, batch_idx)
-            picked.append([activation.picked for activation in self.suite.picking])
+            picked.append([activation.k_now for activation in self.suite.picking])
             return loss
 
     suite = make_suite(gpt2, activation="batchtopk")

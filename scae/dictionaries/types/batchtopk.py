@@ -56,7 +56,7 @@ class BatchTopK(Picking):
         positive = positive[positive > 0]
         counts = torch.tensor([len(positive), int(live.sum())], device=pre.device)
         n_positive, n_live = total(counts).tolist()
-        cut, wanted = positive.new_zeros(()), self.picked * n_live
+        cut, wanted = positive.new_zeros(()), self.k_now * n_live
         if n_positive > wanted:
             cut = torch.nextafter(kth_largest(positive, wanted, total), cut)
         if n_positive:

@@ -10,8 +10,12 @@ from scae.kernels import SparseCode, largest
 
 
 class TopK(Picking):
+    @property
+    def picked(self) -> int:
+        return self.k_now
+
     def support(self, pre: Float[Tensor, "token feature"], live: Bool[Tensor, " token"]) -> SparseCode:
-        return largest(pre, self.picked, live)
+        return largest(pre, self.k_now, live)
 
     def rule(self) -> Rule:
         return Rule(self.k, torch.zeros(()))

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from scae.arms import RESULT
-from scae.evaluation import Alone, Arm, Bypass, Unigram, evaluate, unigram
+from scae.config import Evaluation
+from scae.evaluation import Alone, Arm, Bypass, Observer, Pursuit, Unigram, evaluate, unigram
 from scae.experiment.workshop import Workshop
 from scae.suite import Suite, thresholds
 
@@ -16,9 +17,17 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     arms = _arms(workshop)
     _learn_thresholds(workshop, arms)
     frequencies = unigram(workshop.windows[0], workshop.lm.paths.W_U.shape[1])
-    also = [Unigram(frequencies), Bypass(RESULT.key) if workshop.plan.prunes else Alone(arms[0].suite)]
+    also: list[Observer] = [Unigram(frequencies)]
+    also += [Bypass(RESULT.key) if workshop.plan.prunes else Alone(arms[0].suite)]
+    also += _pursuit(workshop.config.evaluation)
     metrics = evaluate(workshop.lm, arms, workshop.heldout, also)
     return {"metrics": metrics, "tokens": workshop.config.evaluation.tokens}
+
+
+def _pursuit(evaluation: Evaluation) -> list[Observer]:
+    if evaluation.pursuit is None:
+        return []
+    return [Pursuit("plain", method=evaluation.pursuit, steps=evaluation.pursuit_steps)]
 
 
 def _arms(workshop: Workshop) -> list[Arm]:

@@ -14,7 +14,7 @@ from scae.interop.beginning import Beginning
 from scae.objectives import Objective
 from scae.sites import SINK, SOURCE
 from scae.suite import Mode, Suite, choose_sites
-from scae.training import bound_from_data, start_from_data
+from scae.training import bound_from_data, freeze, start_from_data
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     )
     if beginning is not None:
         beginning.begin(unit_norm=config.pretrain.unit_norm)
+    freeze(suite, config.pretrain.freeze)
     place = workshop.place("pretrain", folder, section="pretrain")
     artifact = workshop.plan.pretrain
     training = config.pretrain
