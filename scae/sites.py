@@ -15,10 +15,12 @@ The path is how the residual stream reaches what is read: the dense and the prun
 weight of a connection is measured along it. A further kind of site is one more row of `KINDS`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from scae.core.typing import Stream
+from scae.lm import Trace
 from scae.lm.modules import EMBED, UNEMBED, Levels, Module
 from scae.lm.modules import Kind as ModuleKind
 from scae.lm.paths import Attention, Direct, LinearPaths, Path, ToLogits
@@ -94,3 +96,16 @@ def in_order(sites: Iterable[Site], levels: Levels) -> list[list[Site]]:
     """The sites at the modules of each level, level by level: a site reads from those of the levels before its own."""
     by_module = {site.module: site for site in sites}
     return [[by_module[module] for module in level if module in by_module] for level in levels]
+
+
+def read_at(sites: Iterable[Site], trace: Trace, paths: LinearPaths) -> Iterator[tuple[Site, Stream]]:
+    """What a dictionary at each of these sites reads in a clean run."""
+    by_module = {site.module: site for site in sites}
+    if trace.reads is not None:
+        for module, output in trace.outputs.items():
+            yield by_module[module], trace.reads.get(module, output)
+        return
+    for module, stream in trace.streams(paths.levels):
+        site = by_module.get(module)
+        if site is not None:
+            yield site, site.path(paths).read(stream, trace) if site.transcoder else trace.outputs[module]

@@ -18,12 +18,14 @@ _HOMES = {
     "TokenWindows": "windows",
     "build_windows": "packing",
     "train_and_heldout": "cache",
+    "Steps": "steps",
     "WindowModule": "module",
     "heldout_batches": "module",
 }
 
 __all__ = [
     "Batch",
+    "Steps",
     "TokenWindows",
     "WindowModule",
     "build_windows",

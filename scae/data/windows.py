@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scae.core.whole_files import write
+from scae.lm import LanguageModel, Trace
 
 _FORMAT = "scae.token_windows.2"
 
@@ -41,6 +42,10 @@ class Batch(NamedTuple):
             live=self.live.to(device, non_blocking=non_blocking),
             documents=None if self.documents is None else self.documents.to(device, non_blocking=non_blocking),
         )
+
+    def trace(self, lm: LanguageModel, *, patterns: bool) -> Trace:
+        """The model's clean run on these windows. patterns: see `LanguageModel.trace`."""
+        return lm.trace(*self, patterns=patterns)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import lightning
 
 from scae.artifacts import Artifact, is_first_process
 from scae.config import Training
-from scae.data import WindowModule
+from scae.data import Steps
 from scae.experiment.workshop import Workshop
 from scae.objectives import Objective
 from scae.suite import Mode, Suite
@@ -23,7 +23,7 @@ def train(
     *,
     mode: Mode,
     training: Training,
-    data: WindowModule,
+    data: Steps,
     place: Place,
     artifact: Artifact,
     callbacks: Sequence[lightning.Callback] = (),
