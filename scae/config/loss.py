@@ -44,6 +44,10 @@ BESIDE = ("sparsity", "auxk")
 """Terms that keep a dictionary in order; none of them trains it to reconstruct anything."""
 
 
+BY_SITE = ("recon", *BESIDE)
+"""Terms that look at each site alone, and so need nothing of the stream between the sites."""
+
+
 class Loss(Section):
     recon: Recon
     block_mse: BlockMse
@@ -51,6 +55,11 @@ class Loss(Section):
     ce: Weighted
     sparsity: Weighted
     auxk: Weighted
+
+    @property
+    def across_sites(self) -> list[str]:
+        """The terms that are on and may look at what the reconstructions do together."""
+        return [term for term in Loss.model_fields if term not in BY_SITE and getattr(self, term).weight]
 
     def problems(self, key: str) -> Iterator[str]:
         terms = [term for term in Loss.model_fields if term not in BESIDE]

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from scae.config.activations import LiveActivations
 from scae.config.errors import null, shortened
 from scae.config.model import TinyModel
 from scae.config.section import Section
@@ -20,6 +21,7 @@ def problems_of(config: Config) -> Iterator[str]:
     if isinstance(config.model, TinyModel):  # other models say what they are when they are opened
         yield from shape_problems(config, d_model=config.model.d_model, n_layers=config.model.n_layers)
     yield from _batch_problems(config)
+    yield from _store_problems(config)
     yield from _stage_problems(config)
     yield from _missing_files(config)
     yield from _unwritable(config)
@@ -72,6 +74,17 @@ def _batch_problems(config: Config) -> Iterator[str]:
                 f"{key}.batch_size={training.batch_size}: must be a multiple of the number of processes "
                 f"(trainer.devices={trainer.devices} x trainer.num_nodes={trainer.num_nodes})"
             )
+
+
+def _store_problems(config: Config) -> Iterator[str]:
+    if isinstance(config.activations, LiveActivations):
+        return
+    for term in config.pretrain.loss.across_sites:
+        yield (
+            f"activations={config.activations.kind}: a store keeps what each site reads and writes, and "
+            f"pretrain.loss.{term}.weight={getattr(config.pretrain.loss, term).weight} needs the live model's stream "
+            f"between them; allowed: pretrain.loss.{term}.weight=0, or activations=live"
+        )
 
 
 def _stage_problems(config: Config) -> Iterator[str]:

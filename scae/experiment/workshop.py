@@ -8,14 +8,16 @@ from pathlib import Path
 import lightning
 import torch
 
+from scae.activations import Store, StoredModule
 from scae.config import Config, ConfigError, Evaluation, LocalModel, TinyModel, shape_problems
 from scae.config.errors import cannot_run
 from scae.connections import Connections
 from scae.core.failures import ArtifactError
-from scae.data import Batch, TokenWindows, WindowModule, heldout_batches, train_and_heldout
+from scae.data import Batch, Steps, TokenWindows, WindowModule, heldout_batches, train_and_heldout
 from scae.experiment.plan import Plan, Selection
 from scae.lm import LanguageModel, Trace, check_borders, open_model
-from scae.suite import Suite
+from scae.sites import Site
+from scae.suite import Suite, choose_sites
 from scae.suite.files import load
 from scae.training import Place, device
 
@@ -55,6 +57,25 @@ class Workshop:
     def windows(self) -> tuple[TokenWindows, TokenWindows]:
         """The windows to train on, and those that only evaluation sees."""
         return train_and_heldout(self.config.data, self.lm.tokenizer, self.plan.root)
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        """Where the model gets a dictionary."""
+        return choose_sites(self.lm.paths, self.config.sites.layers, list(self.config.sites.kinds))
+
+    @property
+    def source(self) -> Steps:
+        """The batches of pretraining, live or stored."""
+        config, kept = self.config, self.plan.activations
+        batches = {
+            "batch_size": config.pretrain.batch_size,
+            "steps": config.pretrain.steps * config.trainer.accumulate,
+            "seed": config.seed,
+        }
+        if kept is None:
+            return WindowModule(train=self.windows[0], **batches)
+        with _repaired_by(kept.folder):
+            return StoredModule(store=Store(kept.folder), **batches)
 
     def sample(self, tokens: int) -> Iterator[Trace]:
         """Clean runs on about `tokens` tokens of the training text, drawn from everywhere in it, no window twice."""

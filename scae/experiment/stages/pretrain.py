@@ -7,13 +7,12 @@ from typing import Any
 
 from scae.artifacts import is_first_process
 from scae.config import TinyModel
-from scae.data import WindowModule
 from scae.evaluation.unigram import warn_if_no_better
 from scae.experiment.suite_training import store, train
 from scae.experiment.workshop import Workshop
 from scae.objectives import Objective
 from scae.sites import SINK, SOURCE
-from scae.suite import Mode, Suite, choose_sites
+from scae.suite import Mode, Suite
 from scae.training import bound_from_data, start_from_data
 
 log = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     config, lm = workshop.config, workshop.lm
     if not isinstance(config.model, TinyModel) and is_first_process():
         warn_if_no_better(lm, workshop.windows[0], partial(workshop.sample, config.evaluation.first_look))
-    sites = choose_sites(lm.paths, config.sites.layers, list(config.sites.kinds))
+    sites = workshop.sites
     ends = [end for end, wanted in ((SOURCE, config.sites.embed), (SINK, config.sites.unembed)) if wanted]
     suite = Suite.from_config(config.sae, sites, lm, ends=ends).to(workshop.device)
     suite.chunk_mb = config.trainer.chunk_mb
@@ -32,12 +31,7 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     features = ", ".join(sorted({str(suite[site].n_features) for site in suite.sites}))
     message = "pretrain: %d sites of %s features, %s, %s pass"
     log.info(message, len(sites), features, objective, mode)
-    data = WindowModule(
-        train=workshop.windows[0],
-        batch_size=config.pretrain.batch_size,
-        steps=config.pretrain.steps * config.trainer.accumulate,
-        seed=config.seed,
-    )
+    data = workshop.source
     start = config.pretrain.start
     first = [data.batch(step, rank=0, world_size=1) for step in range(min(start.batches, data.steps))]
     start_from_data(suite, first, centred=config.sae.centred, furthest=start.furthest)
