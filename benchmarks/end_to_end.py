@@ -37,8 +37,8 @@ def run(*, quick: bool, device: str, overrides: Sequence[str] = (), steps: int =
         artifacts, output = Path(folder) / "artifacts", Path(folder) / "run"
         wall, peak = _train([*chosen, f"paths.artifacts={artifacts}", f"hydra.run.dir={output}"])
         metrics = json.loads((output / "metrics.json").read_text())
-        config = _configure([*chosen, f"paths.artifacts={artifacts}", f"paths.output={output}"])
-        rows = _stage_rows(metrics, wall, peak, _sizes(config))
+        config = configure([*chosen, f"paths.artifacts={artifacts}", f"paths.output={output}"])
+        rows = _stage_rows(metrics, wall, peak, sizes_of(config))
         for stage in ("pretrain", "finetune"):
             rows += _profile(stage, config, output, device, 5 if quick else steps)
         return rows
@@ -58,7 +58,7 @@ def _train(overrides: list[str]) -> tuple[float, int]:
     return time.perf_counter() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _configure(overrides: list[str]) -> Config:
+def configure(overrides: list[str]) -> Config:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return parse(values(compose("train", overrides=overrides)))
 
@@ -102,7 +102,7 @@ def _profile(stage: str, config: Config, output: Path, device: str, steps: int) 
     for number in range(steps + 1):
         data_s, batch = timed(partial(_batch, data, number, device), device)
         trace_s, trace = timed(partial(lm.trace, *batch, patterns=mode in ("dense", "pruned")), device)
-        suite_s, _ = timed(partial(_update, module, optimizer, trace), device)
+        suite_s, _ = timed(partial(update, module, optimizer, trace), device)
         for part, value in zip(PARTS, (data_s, trace_s, suite_s), strict=True):
             seconds[part] += [value] if number else []  # the first warms up
     medians = {part: statistics.median(seconds[part]) for part in PARTS}
@@ -117,7 +117,7 @@ def _profile(stage: str, config: Config, output: Path, device: str, steps: int) 
             baseline_s=whole,
             ours_bytes=None,
             baseline_bytes=None,
-            sizes=_sizes(config) | {"tokens": tokens, "pass": mode},
+            sizes=sizes_of(config) | {"tokens": tokens, "pass": mode},
             extra={"tokens_per_s": tokens / whole},
         )
         for part in PARTS
@@ -128,7 +128,7 @@ def _batch(data: WindowModule, number: int, device: str) -> Batch:
     return data.batch(number, rank=0, world_size=1).to(device)
 
 
-def _update(module: SuiteTraining, optimizer: torch.optim.Optimizer, trace: Any) -> None:
+def update(module: SuiteTraining, optimizer: torch.optim.Optimizer, trace: Any) -> None:
     """What Lightning calls from the trace on, in its order."""
     suite: Suite = module.suite
     optimizer.zero_grad()
@@ -145,7 +145,7 @@ def _update(module: SuiteTraining, optimizer: torch.optim.Optimizer, trace: Any)
             suite[site].decoder.normalise()
 
 
-def _sizes(config: Config) -> dict[str, Any]:
+def sizes_of(config: Config) -> dict[str, Any]:
     model = config.model
     own = {"L": model.n_layers, "d": model.d_model} if model.kind == "tiny" else {}
     k = {} if config.sae.picked is None else {"k": config.sae.picked}

@@ -23,10 +23,12 @@ further kind of site is one more row of `KINDS`.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from scae.core.typing import Stream
+from scae.lm import Trace
 from scae.lm.modules import EMBED, UNEMBED, Levels, Module
 from scae.lm.modules import Kind as ModuleKind
 from scae.lm.paths import Attention, Direct, LinearPaths, Path, ToLogits
@@ -133,3 +135,19 @@ def further(site: Site, sites: Iterable[Site]) -> tuple[int, ...]:
     if site.kind != "clt":
         return ()
     return tuple(sorted(other.layer for other in sites if other.kind == "clt" and other.layer > site.layer))
+
+
+def read_at(sites: Iterable[Site], trace: Trace, paths: LinearPaths) -> Iterator[tuple[Site, Stream]]:
+    """What a dictionary at each of these sites reads in a clean run."""
+    by_module = {site.module: site for site in sites}
+    if trace.reads is not None:
+        for module, output in trace.outputs.items():
+            yield by_module[module], trace.reads.get(module, output)
+        return
+    for module, stream in trace.streams(paths.levels):
+        site = by_module.get(module)
+        if site is not None:
+            yield site, site.path(paths).read(stream, trace) if site.transcoder else trace.outputs[module]
+    for site in by_module.values():
+        if not site.module.writes:
+            yield site, trace.outputs[site.module]

@@ -285,6 +285,20 @@ def test_a_case_that_fails_is_named() -> None:
 
 
 @pytest.mark.slow
+def test_a_store_is_written_and_its_steps_are_compared(tmp_path: Path) -> None:
+    overrides = ("data.max_tokens=20000", "model.steps=4", "pretrain.steps=4")
+    target = tmp_path / "rows.json"
+    assert command.main(["store", "--quick", "--json", str(target)], overrides=overrides) == 0
+    rows = rows_of(target)
+    assert [row["name"] for row in rows] == ["step, float32", "write, float32", "step, bfloat16", "write, bfloat16"]
+    single, half = rows[0]["bytes_a_token"], rows[2]["bytes_a_token"]
+    assert single - 12 == 2 * (half - 12)
+    for step, writing in zip(rows[::2], rows[1::2], strict=True):
+        saved = step["baseline_s"] - step["ours_s"]
+        assert (writing["pays_after"] is None) == (saved <= 0)
+
+
+@pytest.mark.slow
 def test_the_whole_experiment_is_taken_apart(tmp_path: Path) -> None:
     overrides = ("data.max_tokens=40000", "model.steps=4", "pretrain.steps=4", "finetune.steps=4")
     target = tmp_path / "rows.json"

@@ -15,6 +15,7 @@ LAYERS = (
     ("connections",),
     ("suite",),
     ("selection", "objectives", "data"),
+    ("activations",),
     ("training", "evaluation", "report", "interop"),
     ("experiment",),
     ("command",),

@@ -41,7 +41,7 @@ def test_a_stage_comes_after_what_it_needs_and_has_a_file() -> None:
 
 
 def test_what_is_needed_and_what_is_made_again() -> None:
-    assert names(needed_for(["select"])) == ["model", "pretrain", "select"]
+    assert names(needed_for(["select"])) == ["model", "activations", "pretrain", "select"]
     assert names(needed_for(["pretrain", "evaluate"])) == list(STAGES)
     assert names(made_from(["select"])) == ["select", "finetune", "evaluate"]
     assert names(made_from(["evaluate"])) == ["evaluate"]
@@ -84,7 +84,7 @@ def test_a_stage_more(run: Finished, tmp_path: Path, counting: list[str], caplog
     before = execute(config)
     assert counting == []
     asked = Plan(config.model_copy(update={"stages": ["count"]}))
-    assert names(needed_for(["count"])) == ["model", "pretrain", "select", "finetune", "count"]
+    assert names(needed_for(["count"])) == ["model", "activations", "pretrain", "select", "finetune", "count"]
     assert names(made_from(["finetune"])) == ["finetune", "evaluate", "count"]
     with caplog.at_level(logging.INFO):
         Execution(asked).up_to(["count"])

@@ -125,6 +125,8 @@ def text(tmp_path: Path, **changes: Any) -> TextData:
         "attend_across": True,
         "heldout": 0.2,
         "max_tokens": None,
+        "exclude_tokens": [],
+        "skip_first": 0,
     }
     return TextData.model_validate(settings | changes)
 

@@ -5,6 +5,7 @@ puts them together, `rules` has what crosses them, `parsing` checks what a user 
 with it. Nothing here imports torch or a model, so that a bad configuration is refused within a second of the command.
 """
 
+from scae.config.activations import StoredActivations
 from scae.config.connectivity import Connectivity
 from scae.config.data import HubData, Separator, StdlibData, TextData, text_files
 from scae.config.errors import ConfigError
@@ -59,6 +60,7 @@ __all__ = [
     "Sites",
     "Stage",
     "StdlibData",
+    "StoredActivations",
     "TextData",
     "TinyModel",
     "TopKSae",

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from scae.config.active import BY_CONTENT, Neutral
 from scae.config.errors import ConfigError, shortened
-from scae.config.section import Fraction, Positive, Section, Text
+from scae.config.section import Count, Fraction, Positive, Section, Text, distinct
 
 Separator = Literal["none", "bos", "eos"]
 
@@ -29,6 +29,13 @@ class Windows(Section):
     )
     heldout: Fraction = Field(description="share of the documents that only evaluation sees")
     max_tokens: Annotated[Positive | None, Neutral(None)] = Field(description="stop after this many tokens; null: all")
+    exclude_tokens: Annotated[list[Count], AfterValidator(distinct), AfterValidator(sorted), Neutral([])] = Field(
+        description="ids of tokens that are treated like separators: the model reads them, and nothing is replaced, "
+        "trained or scored where they stand"
+    )
+    skip_first: Annotated[Count, Neutral(0)] = Field(
+        description="positions at the beginning of every window, after its BOS, that are treated likewise"
+    )
 
     @property
     def settled_separator(self) -> Separator:
@@ -44,6 +51,11 @@ class Windows(Section):
             yield (
                 f"{key}.max_tokens={self.max_tokens}: less than one window; needed: at least "
                 f"{key}.context={self.context}"
+            )
+        if self.skip_first + 3 > self.context:
+            yield (
+                f"{key}.skip_first={self.skip_first}: leaves nothing of {key}.context={self.context} to score; "
+                f"allowed: 0 to {self.context - 3}"
             )
         if self.packing == "document" and self.separator not in ("auto", "none"):
             yield (
@@ -77,6 +89,23 @@ class HubData(Windows):
     config: str | None
     split: str
     field: str
+    revision: Annotated[str | None, Neutral(None)] = Field(
+        description="commit, tag or branch of the dataset; null: its main branch, which may change"
+    )
+    streaming: Annotated[bool, Neutral(True)] = Field(
+        description="take documents as they arrive, until data.max_tokens is reached; false: download the dataset first"
+    )
+    shuffle_buffer: Annotated[Count, Neutral(0)] = Field(
+        description="documents among which each next one is drawn, files in random order too; 0: as they come"
+    )
+
+    def problems(self, key: str) -> Iterator[str]:
+        yield from super().problems(key)
+        if self.streaming and self.max_tokens is None:
+            yield (
+                f"{key}.max_tokens=null: a stream is read until it has given {key}.max_tokens tokens; needed: a "
+                f"number, or {key}.streaming=false"
+            )
 
 
 AnyData = Annotated[StdlibData | TextData | HubData, Field(discriminator="kind")]

@@ -53,6 +53,10 @@ BESIDE = tuple(WANTS)
 """Terms that keep a dictionary in order; none of them trains it to reconstruct anything."""
 
 
+BY_SITE = ("recon", *BESIDE)
+"""Terms that look at each site alone, and so need nothing of the stream between the sites."""
+
+
 class Loss(Section):
     recon: Recon
     block_mse: BlockMse
@@ -61,6 +65,11 @@ class Loss(Section):
     sparsity: Weighted
     partial: Partial
     auxk: Weighted
+
+    @property
+    def across_sites(self) -> list[str]:
+        """The terms that are on and may look at what the reconstructions do together."""
+        return [term for term in Loss.model_fields if term not in BY_SITE and getattr(self, term).weight]
 
     def problems(self, key: str) -> Iterator[str]:
         terms = [term for term in Loss.model_fields if term not in BESIDE]

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from scae.config.activations import LiveActivations
 from scae.config.errors import null, shortened
 from scae.config.model import BITSANDBYTES, TinyModel, has_bitsandbytes
 from scae.config.pruning import all_stages, pruning_problems
@@ -23,6 +24,7 @@ def problems_of(config: Config) -> Iterator[str]:
         yield from shape_problems(config, d_model=config.model.d_model, n_layers=config.model.n_layers)
     yield from _quantize_problems(config)
     yield from _batch_problems(config)
+    yield from _store_problems(config)
     yield from config.pretrain.validation.of_loss("pretrain.validation", config.pretrain.loss)
     yield from config.finetune.validation.of_loss("finetune.validation", config.loss)
     yield from _stage_problems(config)
@@ -92,6 +94,28 @@ def _batch_problems(config: Config) -> Iterator[str]:
                 f"{key}.batch_size={training.batch_size}: must be a multiple of the number of processes "
                 f"(trainer.devices={trainer.devices} x trainer.num_nodes={trainer.num_nodes})"
             )
+
+
+def _store_problems(config: Config) -> Iterator[str]:
+    if isinstance(config.activations, LiveActivations):
+        return
+    if config.pretrain.validation.every is not None:
+        yield (
+            f"activations={config.activations.kind}: a store holds what pretrain.validation.every="
+            f"{config.pretrain.validation.every} would keep aside; allowed: pretrain.validation.every=null, or "
+            "activations=live"
+        )
+    if config.sites.hook is not None:
+        yield (
+            f"activations={config.activations.kind}: a store has columns as wide as the stream, and sites.hook="
+            f"{config.sites.hook} may be of another width; allowed: activations=live"
+        )
+    for term in config.pretrain.loss.across_sites:
+        yield (
+            f"activations={config.activations.kind}: a store keeps what each site reads and writes, and "
+            f"pretrain.loss.{term}.weight={getattr(config.pretrain.loss, term).weight} needs the live model's stream "
+            f"between them; allowed: pretrain.loss.{term}.weight=0, or activations=live"
+        )
 
 
 def _stage_problems(config: Config) -> Iterator[str]:

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from scae.config.activations import AnyActivations
 from scae.config.connectivity import Connectivity
 from scae.config.data import AnyData
 from scae.config.evaluation import Evaluation
@@ -17,7 +18,7 @@ from scae.config.sites import Sites
 from scae.config.trainer import TrainerConfig
 from scae.config.training import Finetune, Pretrain
 
-Stage = Literal["model", "pretrain", "select", "finetune", "evaluate"]
+Stage = Literal["model", "activations", "pretrain", "select", "finetune", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
@@ -34,6 +35,7 @@ class Paths(Section):
 class Config(Section):
     model: AnyModel
     data: AnyData
+    activations: AnyActivations
     sites: Sites
     l0: Positive = Field(
         description="active features a token that a dictionary aims at: sae.k where nothing else is set"

@@ -18,6 +18,7 @@ _HOMES = {
     "TokenWindows": "windows",
     "build_windows": "packing",
     "train_and_heldout": "cache",
+    "Steps": "steps",
     "WindowModule": "module",
     "heldout_batches": "module",
     "kept_aside": "aside",
@@ -25,6 +26,7 @@ _HOMES = {
 
 __all__ = [
     "Batch",
+    "Steps",
     "TokenWindows",
     "WindowModule",
     "build_windows",

@@ -53,10 +53,29 @@ def train_and_heldout(
                     _make(data, tokenizer, folder, made_from)
         found = found or _open(folder)
     assert found is not None
-    unknown, train, heldout = found
+    unknown, *sides = found
     if is_first_process():
         warn_of_unknown(unknown)
+    train, heldout = (_leaving_out(data, side, tokenizer) for side in sides)
     return train, heldout
+
+
+def _leaving_out(data: corpus.Data, side: TokenWindows, tokenizer: PreTrainedTokenizerBase) -> TokenWindows:
+    """One side without the windows in which nothing counts."""
+    if not data.exclude_tokens and not data.skip_first:
+        return side
+    if data.exclude_tokens and data.exclude_tokens[-1] >= len(tokenizer):
+        raise ConfigError(
+            f"data.exclude_tokens={data.exclude_tokens}: the tokenizer has {len(tokenizer)} tokens; allowed: 0 to "
+            f"{len(tokenizer) - 1}"
+        )
+    left = side.leaving_out(data.exclude_tokens, data.skip_first)
+    if not len(left):
+        raise ConfigError(
+            f"data.exclude_tokens={data.exclude_tokens}, data.skip_first={data.skip_first}: no position is left; leave "
+            "out less"
+        )
+    return left
 
 
 def _open(

@@ -11,6 +11,7 @@ import platform
 import sysconfig
 import tokenize
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,17 @@ _WHOLE_FILE = 50_000
 _BLOCK = 2_000
 _LONGEST_BLOCK = 20_000
 
+_CHARACTERS_A_TOKEN = 8  # more than any tokenizer makes of running text: what max_tokens may need of a stream
+_ORDER = 0  # the seed by which a stream is shuffled: of one dataset there is one text
+
 
 def documents(data: Data) -> Iterator[str]:
     """The documents of a corpus, one string each, in the same order every time; those without text are left out.
 
     stdlib: one a source file of Python's standard library, without tests. text: one a `.txt` file of up to 50,000
     bytes (a longer one is cut at blank lines into documents of 2,000 characters or more), one a row of `.jsonl` and
-    `.parquet`. hub: one a row, streamed.
+    `.parquet`. hub: one a row, streamed or downloaded first, in the order of the dataset or drawn from a buffer. A
+    stream is read by the process that tokenises it, once; the others read its tokens.
 
     Raises ConfigError where the corpus has no text, or a row lacks `data.field`.
     """
@@ -61,7 +66,8 @@ def fingerprint(data: Data) -> str:
     """16 hex digits that change when the documents do.
 
     stdlib: Python's version, the names and sizes of the files. text: names below their common folder, sizes and
-    contents. hub: name, config and split (the rows themselves are not looked at).
+    contents. hub: name, config, split and what else decides which rows come (the rows themselves are not looked at); of
+    a folder on this machine also names, sizes and contents of its files.
     """
     if isinstance(data, StdlibData):
         root = _stdlib()
@@ -74,6 +80,12 @@ def fingerprint(data: Data) -> str:
         facts.append(data.field)
     else:
         facts = [data.name, data.config, data.split, data.field]
+        active_keys = active(data)
+        facts += [[key, active_keys[key]] for key in ("revision", "streaming", "shuffle_buffer") if key in active_keys]
+        folder = Path(data.name)
+        if folder.is_dir():
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            facts += [[file.relative_to(folder).as_posix(), file.stat().st_size, _digest(file)] for file in files]
     return hashlib.sha256(json.dumps([data.kind, facts]).encode()).hexdigest()[:16]
 
 
@@ -93,8 +105,16 @@ def is_heldout(index: int, share: float) -> bool:
 
 
 def training_documents(data: Data) -> Iterator[str]:
-    """The documents that are not held out."""
-    return (text for index, text in enumerate(documents(data)) if not is_heldout(index, data.heldout))
+    """The documents that are not held out; of a stream, as many as `data.max_tokens` may need."""
+    left = math.inf
+    if isinstance(data, HubData) and data.streaming and data.max_tokens is not None:
+        left = _CHARACTERS_A_TOKEN * data.max_tokens
+    for index, text in enumerate(documents(data)):
+        if left <= 0:
+            return
+        left -= len(text)
+        if not is_heldout(index, data.heldout):
+            yield text
 
 
 def _stdlib() -> Path:
@@ -187,14 +207,32 @@ def _read_hub(data: HubData) -> Iterator[str]:
     from datasets import load_dataset  # which reads when it is imported whether it is offline
 
     try:
-        rows = load_dataset(data.name, data.config, split=data.split, streaming=True)
+        rows: Any = load_dataset(
+            data.name, data.config, split=data.split, revision=data.revision, streaming=data.streaming
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"data.name={data.name} (data.config={data.config}, data.split={data.split}): cannot be loaded: "
             f"{str(error).strip().partition(chr(10))[0]}"
         ) from error
-    for number, row in enumerate(rows):
+    if data.shuffle_buffer:
+        rows = rows if data.streaming else rows.to_iterable_dataset()
+        rows = rows.shuffle(seed=_ORDER, buffer_size=data.shuffle_buffer)
+    for number, row in enumerate(_unbroken(iter(rows), data.name)):
         yield _text_of(row, data.field, f"data.name={data.name}, row {number}")
+
+
+def _unbroken(rows: Iterator[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
+    """Rows as they arrive; one error where they break off, whatever library between here and the files says so."""
+    for number in count():
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigError(f"data.name={name}: row {number} cannot be read: {reason}") from error
+        yield row
 
 
 def _text_of(row: dict[str, Any], field: str, where: str) -> str:

@@ -1,13 +1,14 @@
 """Windows of tokens, the unit of training and evaluation, and the batches that are made of them.
 
-A position is live where it holds text: no prepended BOS, no separator between documents, no padding. Where attention
-may not cross the border of two documents, every position also has the number of its document.
+A position is live where it holds text that counts: no prepended BOS, no separator between documents, no padding, none
+of the tokens and none of the first positions that the configuration leaves out. Where attention may not cross the
+border of two documents, every position also has the number of its document.
 
 Axes: window (of the corpus), batch (windows of one step), pos (position in a window).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scae.core.whole_files import write
+from scae.lm import LanguageModel, Trace
 
 _FORMAT = "scae.token_windows.2"
+_COUNTED = 4096  # windows whose positions are looked at together
 
 
 class Batch(NamedTuple):
@@ -42,6 +45,10 @@ class Batch(NamedTuple):
             documents=None if self.documents is None else self.documents.to(device, non_blocking=non_blocking),
         )
 
+    def trace(self, lm: LanguageModel, *, patterns: bool) -> Trace:
+        """The model's clean run on these windows. patterns: see `LanguageModel.trace`."""
+        return lm.trace(*self, patterns=patterns)
+
 
 @dataclass(frozen=True, eq=False)
 class TokenWindows:
@@ -52,6 +59,9 @@ class TokenWindows:
     bos: bool  # position 0 of every window is a prepended BOS
     separator: int | None = None  # the token between documents
     starts: Bool[Tensor, "window pos"] | None = None  # where a document begins; None: attention may cross
+    # What does not count although it is text. Not in the file: the text is the same, whatever is made of it.
+    excluded: tuple[int, ...] = ()  # tokens
+    skipped: int = 0  # positions at the beginning, after the BOS
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -74,8 +84,20 @@ class TokenWindows:
     def live(self, index: Int64[Tensor, " batch"] | slice = slice(None)) -> Bool[Tensor, "batch pos"]:
         """Which positions of the windows at `index` are text."""
         position = torch.arange(self.context)
-        live = (position < self.lengths[index][:, None]) & (position >= int(self.bos))
-        return live if self.separator is None else live & (self.tokens[index] != self.separator)
+        live = (position < self.lengths[index][:, None]) & (position >= int(self.bos) + self.skipped)
+        if self.separator is not None:
+            live &= self.tokens[index] != self.separator
+        for token in self.excluded:
+            live &= self.tokens[index] != token
+        return live
+
+    def leaving_out(self, excluded: Sequence[int], skipped: int) -> "TokenWindows":
+        """The windows in which anything still counts when these tokens and first positions do not."""
+        fewer = replace(self, excluded=tuple(excluded), skipped=skipped)
+        parts = torch.arange(len(self)).split(_COUNTED)
+        kept = torch.cat([fewer.live(part).any(1) for part in parts])
+        starts = None if self.starts is None else self.starts[kept]
+        return replace(fewer, tokens=self.tokens[kept], lengths=self.lengths[kept], starts=starts)
 
     def _documents(self, index: Int64[Tensor, " batch"]) -> Int64[Tensor, "batch pos"] | None:
         if self.starts is None:

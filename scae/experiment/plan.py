@@ -1,6 +1,6 @@
 """The artifacts of an experiment and what each depends on; nothing here computes anything or imports torch.
 
-    model ─► pretrain ─► select ─► finetune ─► evaluate
+    model ─► (activations ─►) pretrain ─► select ─► finetune ─► evaluate
 
 What an artifact's name covers is decided here, and it is exactly what determines its content: of each section of the
 configuration the keys that are active (`scae.config.active`). So a sweep over C shares everything up to the selection,
@@ -15,13 +15,13 @@ from typing import Any
 
 from scae.arms import ARMS, RESULT, Arm, Pass
 from scae.artifacts import Artifact, fingerprint
-from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, TinyModel, unprunable
+from scae.config import Config, Connectivity, LocalModel, Loss, Regrow, Stage, StoredActivations, TinyModel, unprunable
 from scae.config.active import active
 from scae.config.loss import WANTS
 from scae.data import corpus_fingerprint, windows_of
 from scae.interop.found import found_to_begin
 
-VERSIONS: dict[Stage, int] = {"model": 1, "pretrain": 2, "select": 3, "finetune": 2, "evaluate": 2}
+VERSIONS: dict[Stage, int] = {"model": 1, "activations": 1, "pretrain": 2, "select": 3, "finetune": 2, "evaluate": 2}
 """Part of the name of whatever a stage makes. Raise the number of a stage when the same configuration gives another
 result than before (a bug is fixed, a default inside the code changes, a file gets another format), so that nobody goes
 on with what the old code made; not when only speed, memory or the log change. What follows is renamed with it."""
@@ -82,15 +82,38 @@ class Plan:
         return active(model)
 
     @cached_property
+    def activations(self) -> Artifact | None:
+        """What the sites read and write, stored; None where the model runs on every batch."""
+        config = self.config
+        if not isinstance(config.activations, StoredActivations):
+            return None
+        kept = active(config.activations) | {"tokens": None, "windows": self.windows_kept}
+        sites = {key: value for key, value in active(config.sites).items() if key not in ("embed", "unembed")}
+        made_from = self.data | {"activations": kept, "sites": sites, "precision": config.trainer.precision}
+        if self.model is not None:
+            return self.artifact("activations", made_from, self.model.name)
+        return self.artifact("activations", made_from | {"model": self.model_identity})
+
+    @property
+    def windows_kept(self) -> int:
+        """How many windows a store is to hold; there may be fewer."""
+        config = self.config
+        assert isinstance(config.activations, StoredActivations)
+        if config.activations.tokens is not None:
+            return max(1, config.activations.tokens // config.data.context)
+        return config.pretrain.steps * config.trainer.accumulate * config.pretrain.batch_size
+
+    @cached_property
     def pretrain(self) -> Artifact:
         config = self.config
         made_from = self.data | {"training": active(config.pretrain) | {"loss": self._loss(config.pretrain.loss)}}
         made_from |= {"sites": active(config.sites), "sae": active(config.sae)} | self._trainer()
         if config.pretrain.init_from is not None:
             made_from["init_from"] = found_to_begin(config.pretrain.init_from).fingerprint
+        upstream = [self.activations.name] if self.activations is not None else []
         if self.model is not None:
-            return self.artifact("pretrain", made_from, self.model.name)
-        return self.artifact("pretrain", made_from | {"model": self.model_identity})
+            return self.artifact("pretrain", made_from, self.model.name, *upstream)
+        return self.artifact("pretrain", made_from | {"model": self.model_identity}, *upstream)
 
     def select(self, selection: Selection) -> Artifact:
         connectivity = selection.connectivity

@@ -10,7 +10,7 @@ import lightning
 
 from scae.artifacts import Artifact, is_first_process
 from scae.config import Finetune, Pretrain
-from scae.data import TokenWindows, WindowModule, kept_aside
+from scae.data import Steps, TokenWindows, WindowModule, kept_aside
 from scae.experiment.workshop import Workshop
 from scae.objectives import Objective
 from scae.suite import Mode, Suite
@@ -24,12 +24,14 @@ log = logging.getLogger(__name__)
 class Text:
     """data: the batches that a stage draws; aside: the windows that it is validated on, None where it is not."""
 
-    data: WindowModule
+    data: Steps
     aside: TokenWindows | None
 
 
 def text_of(workshop: Workshop, training: Pretrain | Finetune, *, section: str, seed: int) -> Text:
-    """The training text, without what validation keeps of it for itself."""
+    """The training text, without what validation keeps of it for itself; of pretraining, perhaps from a store."""
+    if section == "pretrain" and workshop.plan.activations is not None:
+        return Text(workshop.stored(), None)
     windows, aside = workshop.windows[0], None
     if training.validation.every is not None:
         tokens, size = training.validation.tokens, training.batch_size

@@ -1,6 +1,6 @@
 """The stages of an experiment, one row each; nothing here computes anything or imports torch.
 
-    model ─► pretrain ─► select ─► finetune ─► evaluate
+    model ─► (activations ─►) pretrain ─► select ─► finetune ─► evaluate
 
 A new stage is a row here, `make` in a file of its name below `scae/experiment/stages/`, and its name among
 `scae.config.STAGES`. The plan, the execution and what a run writes read this table.
@@ -60,6 +60,11 @@ def _model(plan: Plan) -> list[Piece]:
     return [Piece(label="model", artifact=plan.model, counted="model")] if plan.model is not None else []
 
 
+def _activations(plan: Plan) -> list[Piece]:
+    artifact = plan.activations
+    return [Piece(label="activations", artifact=artifact, counted="activations")] if artifact is not None else []
+
+
 def _pretrain(plan: Plan) -> list[Piece]:
     return [Piece(label="pretrain", artifact=plan.pretrain, counted="pretrain")]
 
@@ -102,8 +107,17 @@ TABLE: tuple[Row, ...] = (
         noted=False,  # run.json has a section for the model, wherever it comes from
     ),
     Row(
-        name="pretrain",
+        name="activations",
         needs=("model",),
+        pieces=_activations,
+        together=False,
+        resumes=False,  # a store goes on with the shards that are there, without a checkpoint
+        reports=None,
+        noted=False,  # none without activations=stored; the pretrained suite says what it was made from
+    ),
+    Row(
+        name="pretrain",
+        needs=("activations", "model"),
         pieces=_pretrain,
         together=True,
         resumes=True,

@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import torch
 
+from scae.activations import Store, StoredModule
 from scae.config import Config, ConfigError, Evaluation, LocalModel, TinyModel, shape_problems
 from scae.config.errors import cannot_run
 from scae.config.model import AnyModel
@@ -17,7 +18,8 @@ from scae.core.failures import ArtifactError
 from scae.data import Batch, TokenWindows, WindowModule, heldout_batches, train_and_heldout
 from scae.experiment.plan import Plan, Selection
 from scae.lm import LanguageModel, Trace, check_borders, open_model
-from scae.suite import Suite
+from scae.sites import Site
+from scae.suite import Suite, choose_sites
 from scae.suite.files import load
 from scae.training import Place, device
 
@@ -61,6 +63,24 @@ class Workshop:
     def windows(self) -> tuple[TokenWindows, TokenWindows]:
         """The windows to train on, and those that only evaluation sees."""
         return train_and_heldout(self.config.data, self.lm.tokenizer, self.plan.root)
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        """Where the model gets a dictionary."""
+        where = self.config.sites
+        return choose_sites(self.lm.paths, where.layers, list(where.kinds), stride=where.stride, hook=where.hook)
+
+    def stored(self) -> StoredModule:
+        """The batches of pretraining from the store that its plan has."""
+        config, kept = self.config, self.plan.activations
+        assert kept is not None
+        with _repaired_by(kept.folder):
+            return StoredModule(
+                store=Store(kept.folder),
+                batch_size=config.pretrain.batch_size,
+                steps=config.pretrain.steps * config.trainer.accumulate,
+                seed=config.seed,
+            )
 
     def sample(self, tokens: int) -> Iterator[Trace]:
         """Clean runs on about `tokens` tokens of the training text, drawn from everywhere in it, no window twice."""

@@ -20,7 +20,9 @@ class Trace:
     reaches each query, `[batch, head, query, key]`, over the scale of the attention output's own normalisation where
     it has one; None where the pass to come does not move anything between positions; documents: `[batch, pos]` the
     number of the document where attention stayed inside it (see `scae.lm.borders`), None where it could cross;
-    autocast: what mixed precision rounded the model's products to, None where it was off.
+    autocast: what mixed precision rounded the model's products to, None where it was off; reads: by module, what a
+    transcoder there reads, where the run comes from a store (`scae.activations`), which keeps what the plain pass over
+    its sites needs and nothing else: `embed` is NaN then, `scales` is empty.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -31,6 +33,7 @@ class Trace:
     patterns: dict[int, Float[Tensor, "batch head query key"]] | None
     documents: Int[Tensor, "batch pos"] | None = None
     autocast: torch.dtype | None = None
+    reads: dict[Module, Stream] | None = None
 
     @property
     def scored(self) -> Bool[Tensor, "batch pos_minus_1"]:
@@ -46,6 +49,13 @@ class Trace:
     def at_scored(self, stream: Float[Tensor, "batch pos width"]) -> Float[Tensor, "scored width"]:
         """A stream, or logits, at the scored positions."""
         return stream[:, :-1][self.scored]
+
+    def parts(self) -> Iterator[tuple[str, Stream]]:
+        """What is known of the stream, by the name that a user knows."""
+        if self.reads is None:
+            yield "the language model's embedding", self.embed
+        for module, output in self.outputs.items():
+            yield f"the language model's own output at {module}", output
 
     @property
     def n_live(self) -> int:

@@ -40,7 +40,7 @@ import torch
 from scae.core.typing import Float, Stream, Tensor
 from scae.kernels import Arrivals, SparseCode, Upstream, arrive
 from scae.lm import Module, Trace
-from scae.sites import SINK, Site
+from scae.sites import SINK, Site, read_at
 from scae.suite.assembly import Assembly
 from scae.suite.output import SuiteOutput
 
@@ -58,13 +58,7 @@ def plain(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutp
 
 def true_inputs(suite: Assembly, trace: Trace) -> Iterator[tuple[Site, Stream]]:
     """What every dictionary reads in the plain pass."""
-    for module, stream in trace.streams(suite.lm.paths.levels):
-        site = suite.site_at(module)
-        if site is not None:
-            yield site, suite.path(site).read(stream, trace) if site.transcoder else trace.outputs[module]
-    for site in suite.sites:
-        if not site.module.writes:
-            yield site, trace.outputs[site.module]
+    return read_at(suite.sites, trace, suite.lm.paths)
 
 
 def spliced(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutput:

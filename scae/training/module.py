@@ -73,16 +73,14 @@ class SuiteTraining(lightning.LightningModule):
     def trace(self, batch: Any) -> Trace:
         """The clean run that this training compares with, in the precision of the trainer, wherever it is asked for."""
         with self.trainer.precision_plugin.forward_context():
-            return self.suite.lm.trace(*batch, patterns=self.mode in ("dense", "pruned"))
+            return batch.trace(self.suite.lm, patterns=self.mode in ("dense", "pruned"))
 
     def parts(self) -> dict[str, torch.nn.Module]:
         return {str(site): self.suite[site] for site in self.suite.sites}
 
     def on_the_way(self, batch: Any) -> Iterator[tuple[str, torch.Tensor]]:
         trace, out, loss = self._compute(batch)
-        yield "the language model's embedding", trace.embed
-        for module, output in trace.outputs.items():
-            yield f"the language model's own output at {module}", output
+        yield from trace.parts()
         for site, reconstruction in out.reconstructions.items():
             yield f"the reconstruction at {site}", reconstruction
         for name, value in loss.terms.items():

@@ -42,7 +42,7 @@ def start_from_data(
     for group in _that_fit(suite, starting, positions * suite.lm.paths.d_model * suite.lm.paths.W_U.element_size()):
         seen: dict[Site, list[_Seen]] = {site: [] for site in group}
         for batch in batches:
-            trace = suite.lm.trace(*batch.to(suite.lm.device), patterns=False)
+            trace = batch.to(suite.lm.device).trace(suite.lm, patterns=False)
             for site, x in true_inputs(suite, trace):
                 if site in seen:
                     seen[site].append(_Seen(x, trace.outputs[site.module], trace.live))

@@ -79,13 +79,13 @@ class WorstTokens(lightning.Callback):
         row, position = owned.worst(trace.live)
         n_live = int(trace.live.sum())
         step, windows = trainer.fit_loop.epoch_loop.batch_idx, len(trace.tokens)
-        window = int(trainer.datamodule.indices(step)[trainer.global_rank * windows + row])
+        where = trainer.datamodule.place(step, trainer.global_rank * windows + row, position)
         place = max(owned.parts, key=lambda part: float(owned.parts[part][row, position]))
         text = _text(module.suite.lm, trace.tokens[row], position)
         return (
             f"{self.stage}, step {trainer.global_step + 1}: {n_worst(n_live)} of {n_live:,} tokens hold "
             f"{float(owned.share(trace.live)):.0%} of the {owned.what} (trainer.worst_share_warning={self.threshold}). "
-            f"The worst is {text}, position {position} of training window {window}, most of it in {place}. Said once; "
+            f"The worst is {text}, {where}, most of it in {place}. Said once; "
             "train/worst_share and train/worst_share_gradient are logged"
         )
 

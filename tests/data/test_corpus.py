@@ -24,6 +24,8 @@ WINDOWS: dict[str, Any] = {
     "attend_across": True,
     "heldout": 0.1,
     "max_tokens": None,
+    "exclude_tokens": [],
+    "skip_first": 0,
 }
 STDLIB = StdlibData(kind="stdlib", **WINDOWS)
 
@@ -152,7 +154,8 @@ def test_a_damaged_page_of_parquet_is_named(tmp_path: Path) -> None:
 def test_hub_streams_rows_and_explains_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    data = HubData(kind="hub", name="someone/some", config=None, split="train", field="text", **WINDOWS)
+    hub: dict[str, Any] = {"config": None, "split": "train", "field": "text", "revision": None, "streaming": True}
+    data = HubData(kind="hub", name="someone/some", shuffle_buffer=0, **hub, **WINDOWS)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter([{"text": "one"}, {"text": " "}, {"body": 1}]))
     rows = documents(data)
     assert next(rows) == "one"

@@ -26,6 +26,8 @@ WINDOWS: dict[str, Any] = {
     "attend_across": True,
     "heldout": 0.25,
     "max_tokens": None,
+    "exclude_tokens": [],
+    "skip_first": 0,
 }
 
 

@@ -33,6 +33,8 @@ def corpus(folder: Path, text: str) -> TextData:
         attend_across=True,
         heldout=0.25,
         max_tokens=None,
+        exclude_tokens=[],
+        skip_first=0,
     )
 
 

@@ -13,7 +13,7 @@ from scae.experiment.workshop import Workshop
 from scae.interop.beginning import Beginning
 from scae.objectives import Objective
 from scae.sites import SINK, SOURCE
-from scae.suite import Mode, Suite, choose_sites
+from scae.suite import Mode, Suite
 from scae.training import bound_from_data, freeze, start_from_data
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,7 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     config, lm = workshop.config, workshop.lm
     if not isinstance(config.model, TinyModel) and is_first_process():
         warn_if_no_better(lm, workshop.windows[0], partial(workshop.sample, config.evaluation.first_look))
-    where = config.sites
-    sites = choose_sites(lm.paths, where.layers, list(where.kinds), stride=where.stride, hook=where.hook)
+    sites = workshop.sites
     ends = [end for end, wanted in ((SOURCE, config.sites.embed), (SINK, config.sites.unembed)) if wanted]
     suite = Suite.from_config(config.sae, sites, lm, ends=ends).to(workshop.device)
     path = config.pretrain.init_from
