@@ -51,6 +51,7 @@ class Mlp(Section):
     depth: Annotated[int, Field(ge=1, le=64)] = Field(description="hidden layers")
     nonlinearity: Literal["relu", "gelu"]
     skip: bool = Field(description="beside a linear encoder, as which it begins; false: in its place")
+    lr_factor: Rate = Field(description="the rate of hidden layers, and of what they add, is that of rows times this")
 
 
 PursuitMethod = Literal["gradient", "matching", "topk_pgd"]

@@ -104,6 +104,12 @@ class Dictionary(nn.Module):
     def transcoder(self) -> bool:
         return self.shape.transcoder
 
+    def learned(self) -> Iterator[tuple[nn.Parameter, float]]:
+        """Its parameters, and what the rate of each is multiplied by."""
+        deep = {id(parameter): factor for parameter, factor in self.encoder.deep()}
+        for parameter in self.parameters():
+            yield parameter, deep.get(id(parameter), 1.0)
+
     def shift(self, x: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_in"]:
         """What the encoder is applied to. The gradient of an autoencoder's b_dec comes from `_differentiable`."""
         u = self.reads.enter(x)

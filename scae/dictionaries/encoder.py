@@ -6,6 +6,8 @@ A connection needs such a row: the virtual weight is its product with a decoder 
 connections is added to the pre-activations.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -40,6 +42,10 @@ class Encoder(nn.Module):
         """Become the same function as this linear encoder."""
         self.W.copy_(other.W)
         self.b.copy_(other.b)
+
+    def deep(self) -> Iterable[tuple[nn.Parameter, float]]:
+        """Parameters that want another rate than rows and biases, and what it is multiplied by."""
+        return ()
 
     @torch.no_grad()
     def preactivations(

@@ -12,6 +12,9 @@ Wide are the two outputs, W and V: like a linear encoder they learn at the kept 
 one direction here, so connections have no weight, and there is no pruned pass.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -26,11 +29,13 @@ NONLINEARITIES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 class MlpEncoder(Encoder):
     """V: `[feature, width]`; hidden: from `u` to `h`; W, b: as of a linear encoder, no W where there is no skip."""
 
-    def __init__(self, linear: Encoder, *, width: int, depth: int, nonlinearity: str, skip: bool) -> None:
+    def __init__(
+        self, linear: Encoder, *, width: int, depth: int, nonlinearity: str, skip: bool, lr_factor: float
+    ) -> None:
         """linear: whose rows and biases it begins with."""
         super().__init__(linear.W.detach())
         self.b.data.copy_(linear.b.detach())
-        self.skip = skip
+        self.skip, self.lr_factor = skip, lr_factor
         n_features, d_in = linear.W.shape
         layers: list[nn.Module] = []
         for size in [d_in] + [width] * (depth - 1):
@@ -41,6 +46,10 @@ class MlpEncoder(Encoder):
         else:
             self.V = nn.Parameter(nn.functional.normalize(torch.randn(n_features, width), dim=1))
             del self.W
+
+    def deep(self) -> Iterator[tuple[nn.Parameter, float]]:
+        for parameter in (self.V, *self.hidden.parameters()):
+            yield parameter, self.lr_factor
 
     @property
     def rows(self) -> Float[Tensor, "feature d_in"]:
@@ -90,9 +99,9 @@ class MlpEncoder(Encoder):
             raise ValueError("nothing can arrive along connections at an encoder with hidden layers")
 
 
-def with_mlp(dictionary: Dictionary, *, width: int, depth: int, nonlinearity: str, skip: bool) -> Dictionary:
+def with_mlp(dictionary: Dictionary, *, lr_factor: float = 1.0, **settings: Any) -> Dictionary:
     """The dictionary with such an encoder, which begins as the one that it had where there is a `skip`."""
-    dictionary.encoder = MlpEncoder(dictionary.encoder, width=width, depth=depth, nonlinearity=nonlinearity, skip=skip)
+    dictionary.encoder = MlpEncoder(dictionary.encoder, lr_factor=lr_factor, **settings)
     return dictionary
 
 

@@ -132,8 +132,9 @@ class SuiteTraining(lightning.LightningModule):
         d_model = self.suite.lm.paths.d_model
         for number, site in enumerate(self.suite.sites):
             rate = self.config.rate(str(site), d_model=d_model, n_features=self.suite[site].n_features)
-            alike = rate * lr_factor, self.config.begins(number)
-            groups.setdefault(alike, Group([], *alike)).parameters.extend(self.suite[site].parameters())
+            for parameter, factor in self.suite[site].learned():
+                alike = rate * lr_factor * factor, self.config.begins(number)
+                groups.setdefault(alike, Group([], *alike)).parameters.append(parameter)
         return list(groups.values())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -30,7 +30,7 @@ SHARED: dict[str, Any] = {
     "skip": False,
     "normalise": "dataset",
     "encoder": "linear",
-    "mlp": Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+    "mlp": Mlp(width=1, depth=1, nonlinearity="relu", skip=True, lr_factor=1.0),
     "pursuit": Pursuit(method="gradient", steps=0),
     "bound": Bound(margin=None, tokens=1),
     "auxk": AuxK(k=1, dead_after=1),

@@ -212,7 +212,7 @@ def test_a_section_says_what_its_dictionaries_are_made_from(
         auxk=AuxK(k=1, dead_after=1),
         skip=False,
         encoder="linear",
-        mlp=Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+        mlp=Mlp(width=1, depth=1, nonlinearity="relu", skip=True, lr_factor=1.0),
         pursuit=Pursuit(method="gradient", steps=0),
         **settings,
     )

@@ -136,7 +136,7 @@ def suite(lm: LanguageModel, make_suite: Make) -> Suite:
     suite = make_suite(lm)
     for site in suite.sites:
         own = suite[site]
-        encoder = MlpEncoder(own.encoder, width=7, depth=1, nonlinearity="relu", skip=True).double()
+        encoder = MlpEncoder(own.encoder, width=7, depth=1, nonlinearity="relu", skip=True, lr_factor=1.0).double()
         own.encoder, own.spec = encoder, own.spec | {"encoder": MLP}
         for number, parameter in enumerate(encoder.parameters()):
             parameter.data = 0.3 * random(*parameter.shape, seed=number)
@@ -181,3 +181,13 @@ def test_it_is_stored_and_loaded(suite: Suite, trace: Trace, tmp_path: Path) -> 
 def test_settings_that_are_none_are_refused(encoder: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         create(Shape(12, 5, 5, transcoder=True), encoder=encoder, **TYPES["topk"])
+
+
+def test_hidden_layers_and_what_they_add_learn_at_a_rate_of_their_own() -> None:
+    settings = {"kind": "mlp", "width": 5, "depth": 2, "nonlinearity": "gelu", "skip": True, "lr_factor": 0.25}
+    own = create(Shape(12, 6, 6, False), type="topk", k=2, encoder=settings)
+    factors = {name: factor for (name, _), (_, factor) in zip(own.named_parameters(), own.learned(), strict=True)}
+    slow = {name for name, factor in factors.items() if factor == 0.25}
+    assert slow == {name for name in factors if name.startswith(("encoder.V", "encoder.hidden"))}
+    assert set(factors.values()) == {0.25, 1.0}
+    assert {factor for _, factor in create(Shape(12, 6, 6, False), type="topk", k=2).learned()} == {1.0}

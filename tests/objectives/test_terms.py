@@ -355,7 +355,7 @@ SHARED = {
     "auxk": AuxK(k=3, dead_after=100),
     "skip": False,
     "encoder": "linear",
-    "mlp": Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+    "mlp": Mlp(width=1, depth=1, nonlinearity="relu", skip=True, lr_factor=1.0),
     "pursuit": Pursuit(method="gradient", steps=0),
 }
 VANILLA: AnySae = VanillaSae(kind="vanilla", **SHARED)

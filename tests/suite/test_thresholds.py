@@ -113,7 +113,7 @@ def test_their_pass_is_stored(suite: Suite, tmp_path: Path) -> None:
         skip=False,
         anneal=Anneal(share=None, k_start=K),
         encoder="linear",
-        mlp=Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+        mlp=Mlp(width=1, depth=1, nonlinearity="relu", skip=True, lr_factor=1.0),
         pursuit=Pursuit(method="gradient", steps=0),
     )
     stored = Suite.from_config(sae, suite.sites[:2], lm)

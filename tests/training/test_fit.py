@@ -115,7 +115,7 @@ def objective(**weights: float) -> Objective:
         skip=False,
         anneal=Anneal(share=None, k_start=4),
         encoder="linear",
-        mlp=Mlp(width=1, depth=1, nonlinearity="relu", skip=True),
+        mlp=Mlp(width=1, depth=1, nonlinearity="relu", skip=True, lr_factor=1.0),
         pursuit=Pursuit(method="gradient", steps=0),
     )
     return Objective.from_config(loss, sae)
