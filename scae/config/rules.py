@@ -45,9 +45,8 @@ def shape_problems(config: Config, *, d_model: int, n_layers: int) -> Iterator[s
     for key, layers in _layer_lists(config):
         if any(layer >= n_layers for layer in layers):
             yield f"{key}={layers}: the model has {n_layers} layers; allowed: 0 to {n_layers - 1}"
-    sites = config.sites.names(n_layers)
-    yield from config.pretrain.site_problems("pretrain", sites)
-    yield from config.finetune.site_problems("finetune", sites)
+    for key, training in (("pretrain", config.pretrain), ("finetune", config.finetune)):
+        yield from training.site_problems(key, config.sites, n_layers)
     yield from _memory_problems(config, d_model, n_layers)
 
 
@@ -65,7 +64,7 @@ def _memory_problems(config: Config, d_model: int, n_layers: int) -> Iterator[st
     """A suite that this machine cannot hold while it trains, whatever else needs memory."""
     sae = config.sae
     key, found = ("sae.features", sae.features) if sae.features is not None else ("sae.expansion", sae.expansion or 0)
-    n_sites = len(config.sites.names(n_layers))
+    n_sites = config.sites.count(n_layers)
     needed = n_sites * sae.size(d_model) * d_model * BYTES_A_WEIGHT
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:

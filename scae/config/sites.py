@@ -1,6 +1,6 @@
 """`sites`: where the model gets a dictionary."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -29,11 +29,21 @@ class Sites(Section):
         description="whether logits read features along connections only; false: from all of them"
     )
 
-    def names(self, n_layers: int) -> list[str]:
-        """The sites of a model of so many layers, as a user writes them."""
-        layers = range(n_layers) if self.layers == "all" else self.layers
-        named = [f"{layer}.{kind}" for layer in layers[:: self.stride] for kind in self.kinds]
-        return named if self.hook is None else [*named, self.hook]
+    def chosen(self, n_layers: int) -> Sequence[int]:
+        """The layers of a model of so many that have sites."""
+        return (range(n_layers) if self.layers == "all" else self.layers)[:: self.stride]
+
+    def count(self, n_layers: int) -> int:
+        """How many sites there are."""
+        return len(self.chosen(n_layers)) * len(self.kinds) + (self.hook is not None)
+
+    def names(self, n_layers: int) -> Iterator[str]:
+        """The sites as a user writes them."""
+        for layer in self.chosen(n_layers):
+            for kind in self.kinds:
+                yield f"{layer}.{kind}"
+        if self.hook is not None:
+            yield self.hook
 
     def problems(self, key: str) -> Iterator[str]:
         if not self.kinds and self.hook is None:

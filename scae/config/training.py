@@ -1,6 +1,7 @@
 """`pretrain` and `finetune`: how the suite learns, first every dictionary by itself, then along its connections."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -11,6 +12,9 @@ from scae.config.loss import BESIDE, Loss
 from scae.config.optimizer import AdamOptimizer, MuonOptimizer, ScheduleFreeOptimizer, SignumOptimizer
 from scae.config.schedule import Decay, DecayShape, DecayTo, Warmup, decay_problems, schedule_problems
 from scae.config.section import Fraction, FromZero, Positive, Rate, Section, Text, Weight, distinct
+from scae.config.sites import Sites
+
+MOST_NAMED = 10_000  # sites; no model has as many, and what is given as one is refused for its size
 
 
 class Training(Section):
@@ -67,18 +71,20 @@ class Training(Section):
         if self.optimizer is not None:
             yield from self.optimizer.problems(f"{key}.optimizer")
 
-    def site_problems(self, key: str, sites: list[str]) -> Iterator[str]:
-        """What does not fit a suite of these sites."""
+    def site_problems(self, key: str, sites: Sites, n_layers: int) -> Iterator[str]:
+        """What does not fit a suite of these sites in a model of so many layers."""
+        names = list(islice(sites.names(n_layers), MOST_NAMED)) if self.lr_sites else []
         for name, factor in (self.lr_sites or {}).items():
-            if name not in sites:
+            if name not in names and len(names) < MOST_NAMED:
                 found = f"{key}.lr_sites={{{name}:{factor:g}}}"
-                yield f"{found}: no site is called {name}; allowed: {', '.join(sites)}{nearest(name, sites)}"
-        last = self.begins(len(sites) - 1)
+                yield f"{found}: no site is called {name}; allowed: {', '.join(names)}{nearest(name, names)}"
+        count = sites.count(n_layers)
+        last = self.begins(count - 1)
         if last >= self.steps:
-            most = (self.steps - 1) // (len(sites) - 1)
+            most = (self.steps - 1) // (count - 1)
             allowed = f"at most {most} or null" if most else "null"
             yield (
-                f"{key}.stagger={self.stagger}: the last of {len(sites)} sites would begin to learn at step {last} of "
+                f"{key}.stagger={self.stagger}: the last of {count} sites would begin to learn at step {last} of "
                 f"{key}.steps={self.steps}; allowed: {allowed}"
             )
 
