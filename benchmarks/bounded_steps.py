@@ -15,7 +15,7 @@ import torch
 from benchmarks.synthetic import Sizes, SyntheticModel, make_suite
 from scae.config import Connectivity
 from scae.data import Batch
-from scae.evaluation import Arm, evaluate, predictions
+from scae.evaluation import Arm, compared, evaluate
 from scae.lm import Trace
 from scae.selection import choose
 from scae.training import start, start_from_data
@@ -41,7 +41,7 @@ class Bounded:
     def __call__(self) -> None:
         with ExitStack() as lifted:
             if not self.bounded:
-                lifted.enter_context(patch.object(predictions, "LOGITS", UNBOUNDED))
+                lifted.enter_context(patch.object(compared, "LOGITS", UNBOUNDED))
                 lifted.enter_context(patch.object(start, "HELD", UNBOUNDED))
             self.run()
 

@@ -87,7 +87,10 @@ def refusal(run: Run, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
         ("data=windows", ["data=windows: no such choice; allowed: hub, openwebtext, pile, stdlib, text"]),
         (
             "sae.l1=0.1",
-            ["sae.l1: no such key", "allowed in sae: features, expansion, centred, bound, auxk, skip, kind, k, anneal"],
+            [
+                "sae.l1: no such key",
+                "allowed in sae: features, expansion, centred, normalise, bound, auxk",
+            ],
         ),
         ("sae.auxk.weight=0", ["sae.auxk.weight: no such key", "allowed in sae.auxk: k, dead_after"]),
         ("sae=null", ["sae=null"]),

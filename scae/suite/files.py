@@ -13,7 +13,7 @@ the layers that it also writes to in its shape, `"further": [1, 2, 3]`.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -129,7 +129,9 @@ def _described(file: Path, lm: LanguageModel | None) -> tuple[dict[Site, Diction
             if lm is not None:
                 _check_width(site, shape, lm)
             dictionaries[site] = create(shape, **one)
-        return dictionaries, list(map(Site.parse, note["ends"])), note["threshold_pass"]
+        if (learned_in := note["threshold_pass"]) not in (None, *get_args(Mode)):
+            raise ValueError(f"threshold_pass is {learned_in!r}, allowed: null, {', '.join(get_args(Mode))}")
+        return dictionaries, list(map(Site.parse, note["ends"])), learned_in
     except Exception as error:  # whatever a damaged file breaks on, the reader of the message needs its name
         raise ValueError(f"{file} is no description of a suite: {error}") from error
 
