@@ -15,7 +15,7 @@ from test_store import CONTEXT, some_windows
 
 from scae.activations import Drawn, Store, StoredModule, Writer
 from scae.artifacts.checkpoints import CHECKPOINT
-from scae.config import Logger, TrainerConfig, Training
+from scae.config import AdamOptimizer, Logger, TrainerConfig, Training
 from scae.lm import LanguageModel
 from scae.objectives import Objective
 from scae.objectives.terms import Recon
@@ -44,8 +44,10 @@ def folder(gpt2: LanguageModel, all_sites: Make, tmp_path_factory: pytest.TempPa
 
 def run(suite: Suite, store: Path, out: Path, *, steps: int = STEPS, callbacks: Any = ()) -> None:
     out.mkdir(exist_ok=True, parents=True)
-    values: dict[str, Any] = {"lr": 0.01, "lr_width": None, "warmup": 0.1, "decay": 0.0, "unit_norm": True}
-    config = Training(steps=steps, batch_size=BATCH, **values)
+    values: dict[str, Any] = {"lr": 0.01, "lr_width": None, "lr_features": None, "lr_sites": None, "unit_norm": True}
+    values |= {"warmup": 0.1, "decay": 0.0, "decay_shape": "linear", "decay_to": 0.0, "stagger": None}
+    adam = AdamOptimizer(kind="adam", lr_factor=1.0, beta1=0.9, beta2=0.999, eps=1e-8)
+    config = Training(steps=steps, batch_size=BATCH, optimizer=adam, **values)
     objective = Objective([Recon(weight=1.0, kind="fvu", knee=4.0)])
     trainer = TrainerConfig(
         accelerator="cpu",
@@ -57,6 +59,8 @@ def run(suite: Suite, store: Path, out: Path, *, steps: int = STEPS, callbacks: 
         clip=1.0,
         chunk_mb=32,
         checkpoint_minutes=1e-6,
+        checkpoint_steps=None,
+        keep_checkpoints="all",
         worst_share_warning=0.01,
         progress=False,
     )
@@ -114,16 +118,17 @@ spec.loader.exec_module(tiny)
 import torch
 
 from scae.activations import Store, StoredModule
-from scae.config import AuxK, Logger, TrainerConfig, Training
+from scae.config import AuxK, Logger, TrainerConfig
 from scae.objectives import Objective
 from scae.objectives import terms
 from scae.training import Place, SuiteTraining, fit
 
 lm = tiny._build("gpt2").lm
-config = Training(steps=6, batch_size=4, lr=0.01, lr_width=None, warmup=0.1, decay=0.3, unit_norm=True)
+config = tiny.neutral_training(steps=6, batch_size=4, lr=0.01, warmup=0.1, decay=0.3)
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
-                        checkpoint_minutes=60.0, worst_share_warning=0.99, progress=False)
+                        checkpoint_minutes=60.0, checkpoint_steps=None, keep_checkpoints="all",
+                        worst_share_warning=0.99, progress=False)
 for activation in ("relu", "topk", "batchtopk"):
     suite = tiny.make_suite.__wrapped__()(lm, activation=activation, n_features=20, auxk=AuxK(k=3, dead_after=50))
     suite[suite.sites[0]].encoder.b.data[:2] = -30.0
