@@ -22,7 +22,7 @@ spec = importlib.util.spec_from_file_location("tiny_models", root / "tests" / "c
 tiny = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tiny)
 import torch
-from scae.config import Logger, TrainerConfig, Training, Validation
+from scae.config import Logger, TrainerConfig, Validation
 from scae.data import TokenWindows, WindowModule, kept_aside
 from scae.objectives import Objective
 from scae.objectives.terms import LogitKl, Recon
@@ -34,7 +34,7 @@ windows = TokenWindows(tokens=tokens, lengths=10 - torch.arange(46, dtype=torch.
 drawn, aside = kept_aside(windows, tokens=160, batch_size=8, key="x")
 suite = tiny.make_suite.__wrapped__()(lm, n_features=20, activation="batchtopk")
 suite.connect(tiny.ragged.__wrapped__()(suite.layout))
-config = Training(steps=16, batch_size=8, lr=1.0, lr_width=None, warmup=0.99, decay=0.0, unit_norm=False)
+config = tiny.neutral_training(steps=16, batch_size=8, lr=1.0, warmup=0.99, unit_norm=False)
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=None, chunk_mb=32, checkpoint_minutes=60.0,
                         checkpoint_steps=3, keep_checkpoints="all", progress=False, worst_share_warning=0.99)
