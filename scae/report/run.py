@@ -98,7 +98,8 @@ def _command(job: Job) -> list[str]:
     lines = []
     if job.overrides:
         lines.append(f"Overrides: `{' '.join(f'{key}={value}' for key, value in job.overrides.items())}`")
-    groups = {group: option for group, option in job.choices.items() if not group.startswith("hydra/")}
+    chosen = {group: option for group, option in job.choices.items() if option not in (None, "None", "null")}
+    groups = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
     if groups:
         lines.append("Config: " + ", ".join(f"{group} = `{option}`" for group, option in groups.items()))
     if job.status == "failed":
