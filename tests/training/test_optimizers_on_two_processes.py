@@ -32,7 +32,8 @@ windows = TokenWindows(tokens=tokens, lengths=10 - torch.arange(30, dtype=torch.
 moments = {{"beta1": 0.9, "beta2": 0.99, "eps": 1e-6}}
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
-                        checkpoint_minutes=60.0, progress=False, worst_share_warning=0.99)
+                        checkpoint_minutes=60.0, checkpoint_steps=None, keep_checkpoints="all", progress=False,
+                        worst_share_warning=0.99)
 for optimizer in (
     MuonOptimizer(kind="muon", lr_factor=1.0, momentum=0.9, **moments),
     SignumOptimizer(kind="signum", lr_factor=1.0, momentum=0.9),
