@@ -87,6 +87,9 @@ class StoredModule(Steps):
             columns=tuple(map(str, self.store.columns)),
         )
 
+    def live_tokens(self, steps: int) -> int:
+        return steps * self.tokens_a_step
+
     def place(self, step: int, row: int, position: int) -> str:
         at = int(torch.cat([shard.positions[part] for shard, part in self._pieces(step)])[row])
         return f"position {at} of training window {int(self.indices(step)[row])}"

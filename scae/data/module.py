@@ -36,7 +36,6 @@ class WindowModule(Steps):
         return self.train.batch(self.indices(step)[self.share(self.batch_size, rank, world_size)])
 
     def live_tokens(self, steps: int) -> int:
-        """The text tokens of the first `steps` micro-steps, all devices together."""
         return sum(int(self.train.live(self.indices(step)).sum()) for step in range(steps))
 
     def place(self, step: int, row: int, position: int) -> str:
