@@ -5,6 +5,7 @@ a point is read by everything behind it, so there the live model says what becom
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -17,11 +18,9 @@ def ablated(lm: LanguageModel, trace: Trace, constants: Mapping[Module, Float[Te
     values = {module: constant.to(trace.embed.dtype) for module, constant in constants.items()}
     if any(not module.writes for module in values):
         return spliced_stream(lm, trace, values)
-    stream = trace.embed
-    for module in lm.paths.modules:
-        own = trace.outputs[module]
-        stream = stream + (torch.where(trace.live[..., None], values[module], own) if module in values else own)
-    return stream
+    live, own = trace.live[..., None], trace.outputs
+    ours = {module: torch.where(live, value, own[module]) for module, value in values.items()}
+    return replace(trace, outputs=own | ours).stream(lm.paths.modules)
 
 
 def spliced_stream(
@@ -29,14 +28,9 @@ def spliced_stream(
 ) -> Stream:
     """The final stream of the live model with these values at live positions."""
 
-    def replace(module: Module, read: Stream | None, wrote: Stream) -> Stream:
+    def put(module: Module, read: Stream | None, wrote: Stream) -> Stream:
         return torch.where(trace.live[..., None], values[module], wrote) if module in values else wrote
 
-    wrote = lm.splice(trace, replace, readers=())
+    wrote = lm.splice(trace, put, readers=())
     last = Module(lm.paths.n_layers - 1, "resid")
-    if last in wrote:
-        return wrote[last]
-    stream = trace.embed
-    for module in lm.paths.modules:
-        stream = stream + wrote[module]
-    return stream
+    return wrote[last] if last in wrote else replace(trace, outputs=wrote).stream(lm.paths.modules)

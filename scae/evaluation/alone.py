@@ -9,14 +9,14 @@ text, where the model's own activations stay. Measured for suites that are not p
 dictionaries together.
 """
 
-from collections.abc import Iterable
+from functools import partial
 
 import torch
 
-from scae.core.typing import Stream
+from scae.core.typing import Float, Stream, Tensor
 from scae.evaluation.ablations import spliced_stream
 from scae.evaluation.arms import Arm
-from scae.evaluation.compared import Compared, log_probabilities
+from scae.evaluation.compared import Compared, compare
 from scae.evaluation.walk import Metrics, Observer, Subject
 from scae.lm import Trace
 from scae.sites import Site
@@ -41,24 +41,16 @@ class Alone(Observer):
             self._rebuilt = out.reconstructions
 
     def batch(self, trace: Trace) -> None:
-        lm = self._lm
-        streams = [(self._model, trace.stream(lm.paths.modules))]
+        others = []
         for site, rebuilt in self._rebuilt.items():
-            module = site.module
-            zero = torch.zeros_like(rebuilt[0, 0])
-            streams.append((self._with[site], spliced_stream(lm, trace, {module: rebuilt})))
-            streams.append((self._without[site], spliced_stream(lm, trace, {module: zero})))
-        self._compare(trace, streams)
+            for sums, value in ((self._with[site], rebuilt), (self._without[site], torch.zeros_like(rebuilt[0, 0]))):
+                stream = trace.at_scored(spliced_stream(self._lm, trace, {site.module: value}))
+                others.append((sums, partial(self._predicted, stream)))
+        compare(trace, self._lm.paths, self._model, others)
         self._rebuilt = {}
 
-    def _compare(self, trace: Trace, streams: Iterable[tuple[Compared, Stream]]) -> None:
-        (_, clean), *_ = streams = list(streams)
-        paths, targets = self._lm.paths, trace.targets
-        clean = trace.at_scored(clean)
-        for part in Compared.parts(len(targets), paths.W_U.shape[1]):
-            p = log_probabilities(paths.logits(clean[part]))
-            for sums, stream in streams:
-                sums.add(log_probabilities(paths.logits(trace.at_scored(stream)[part])), p, targets[part])
+    def _predicted(self, stream: Float[Tensor, "scored d_model"], part: slice) -> Float[Tensor, "scored vocab"]:
+        return self._lm.paths.logits(stream[part])
 
     def result(self) -> Metrics:
         metrics: Metrics = {}

@@ -15,12 +15,14 @@ computed, and numbers of suites on other sites are not comparable: ce_zero least
 point does, the live model says: there is no prediction of a plain pass with one, and its ablations run live.
 """
 
+from functools import partial
+
 import torch
 
 from scae.core.typing import Float, Tensor
 from scae.evaluation.ablations import ablated
 from scae.evaluation.arms import Arm
-from scae.evaluation.compared import Compared, log_probabilities
+from scae.evaluation.compared import Compared, compare
 from scae.evaluation.moments import Moments
 from scae.evaluation.walk import Metrics, Observer, Subject
 from scae.lm import Trace
@@ -57,16 +59,11 @@ class Predictions(Observer):
             self._logits[arm.name] = trace.at_scored(out.logits)
 
     def batch(self, trace: Trace) -> None:
-        """A few positions at a time: five tables of `compared.LOGITS` float64 are held at most (or one position's),
-        however long the batch and however many the arms are. Logits of sinks are held for a whole batch."""
+        """Logits of sinks are held for a whole batch."""
         for name, values in self._constants.items():
             self._residuals[name] = trace.at_scored(ablated(self._lm, trace, values))
-        clean, targets = trace.at_scored(trace.stream(self._paths.modules)), trace.targets
-        for part in Compared.parts(len(targets), self._paths.W_U.shape[1]):
-            p = log_probabilities(self._paths.logits(clean[part]))
-            self._model.add(p, p, targets[part])
-            for name, sums in (self._ablations | self._arms).items():
-                sums.add(log_probabilities(self._predicted(name, part)), p, targets[part])
+        others = [(sums, partial(self._predicted, name)) for name, sums in (self._ablations | self._arms).items()]
+        compare(trace, self._paths, self._model, others)
         self._residuals.clear()
         self._logits.clear()
 
