@@ -102,8 +102,7 @@ class Writer:
         Raises ArtifactError where the disk has not enough room, before anything is computed.
         """
         for site in self.sites:
-            if not site.module.writes:
-                self.lm.watch(site.module)
+            self.lm.watch(site.module)
         metadata = metadata_of(self.columns, shards=self.shards, kept=len(self.drawn.index))
         for leftover in folder.glob(".shard-*.tmp"):  # of a process that was killed
             leftover.unlink()

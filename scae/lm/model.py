@@ -49,18 +49,20 @@ class LanguageModel:
             self.paths = self.paths.to(device)
         return self
 
-    def width(self, module: Module) -> int:
-        """The size of what a module writes, or of what stands at a point that is watched."""
-        return self.paths.d_model if module.writes else self.widths[module]
-
     @torch.no_grad()
-    def watch(self, point: Module) -> None:
-        """Let every trace from now on hold what stands at a point, and `splice` replace it.
+    def watch(self, module: Module) -> int:
+        """The size of what a module writes, or of what stands at a point: from now on every trace holds it, and
+        `splice` replaces it. What modules write, they always do.
 
         Raises ValueError where this model has no such point, or where what stands there is not one vector a token.
         """
-        if point in self.widths:
-            return
+        if module.writes:
+            return self.paths.d_model
+        if module not in self.widths:
+            self.widths[module] = self._size_at(module)
+        return self.widths[module]
+
+    def _size_at(self, point: Module) -> int:
         kept: dict[str, Tensor] = {}
         tokens = torch.zeros(2, 3, dtype=torch.long, device=self.device)
         try:
@@ -75,7 +77,7 @@ class LanguageModel:
                 f"{point}: needed is one vector a token, [batch, pos, ...]; found {tuple(found.shape)} for 2 windows "
                 "of 3 tokens"
             )
-        self.widths[point] = found[0, 0].numel()
+        return found[0, 0].numel()
 
     def encode(self, text: str) -> tuple[Int[Tensor, "1 pos"], Live]:
         """The tokens of a text as one window, and which of them are text."""

@@ -50,8 +50,7 @@ class Assembly(nn.Module):
         sizes = {site: own.n_features for site, own in dictionaries.items()}
         sizes |= {site: end.n_features for site, end in ((SOURCE, self.source), (SINK, self.sink)) if end is not None}
         for site in dictionaries:
-            if not site.module.writes:
-                lm.watch(site.module)
+            lm.watch(site.module)
         self.layout = Layout.of(sizes, lm.paths.order)
         if set(self.layout.sites) != set(sizes):
             names = ", ".join(map(str, sizes))

@@ -137,10 +137,8 @@ def _described(file: Path, lm: LanguageModel | None) -> tuple[dict[Site, Diction
 
 
 def _check_width(site: Site, shape: Shape, lm: LanguageModel) -> None:
-    if not site.module.writes:
-        lm.watch(site.module)
-    if {shape.d_in, shape.d_out} != {lm.width(site.module)}:
+    width = lm.watch(site.module)
+    if {shape.d_in, shape.d_out} != {width}:
         raise ValueError(
-            f"{site} reads and writes {shape.d_in} and {shape.d_out} numbers a token, the model has "
-            f"{lm.width(site.module)} there"
+            f"{site} reads and writes {shape.d_in} and {shape.d_out} numbers a token, the model has {width} there"
         )

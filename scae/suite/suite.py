@@ -29,9 +29,7 @@ class Suite(Assembly):
         """A new suite. Whether a dictionary is an autoencoder or a transcoder, its site says."""
         dictionaries, sites = {}, list(sites)
         for site in sites:
-            if not site.module.writes:
-                lm.watch(site.module)
-            width = lm.width(site.module)
+            width = lm.watch(site.module)
             shape = Shape(sae.size(width), width, width, site.transcoder, further(site, sites))
             dictionaries[site] = create(shape, **sae.spec)
         suite = cls(dictionaries, lm, ends=ends, auxk=sae.auxk)

@@ -36,8 +36,7 @@ def test_it_is_the_model_with_one_reconstruction_in_place(
     lm = LanguageModel(shared.bridge, shared.tokenizer, shared.paths, bos=shared.bos)
     other = Site(1, "resid") if site.kind == "resid" else Site(0, "mlp_out")
     for one in (site, other):
-        if not one.module.writes:
-            lm.watch(one.module)
+        lm.watch(one.module)
     suite = make_suite(lm, sites=[site, other])
     arms = [Arm("plain", suite, "plain"), Arm("spliced", suite, "spliced")]
     metrics = evaluate(lm, arms, lambda: [lm.trace(*batch)], [Alone(suite)])

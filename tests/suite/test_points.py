@@ -21,12 +21,9 @@ Build = Callable[[str], SimpleNamespace]
 
 def suite_at(lm: LanguageModel, *sites: Site) -> Suite:
     """One of random weights; what stands at its points is in every trace from now on."""
-    for site in sites:
-        if not site.module.writes:
-            lm.watch(site.module)
     made = {}
     for site in sites:
-        width = lm.width(site.module)
+        width = lm.watch(site.module)
         made[site] = create(Shape(11, width, width, site.transcoder), type="topk", k=3)
     generator = torch.Generator().manual_seed(0)
     suite = Suite(made, lm).double()
