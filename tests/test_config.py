@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from scae.command import values
 from scae.config import STAGES, ConfigError, parse
-from scae.config.rules import TRANSCODERS
+from scae.config.sites import TRANSCODERS
 
 CONF = Path(__file__).parents[1] / "conf"
 

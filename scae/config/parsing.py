@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from scae.config.data import AnyData
 from scae.config.errors import cannot_run, explain
 from scae.config.model import TinyModel
-from scae.config.pruning import all_stages, unprunable
+from scae.config.pruning import chosen_stages, unprunable
 from scae.config.rules import problems_of
 from scae.config.training import Training
 from scae.config.whole import Config
@@ -36,7 +36,7 @@ def settled(config: Config) -> Config:
     return config.model_copy(
         update={
             "data": _settled_data(config),
-            "stages": all_stages(config) if config.stages == "auto" else config.stages,
+            "stages": chosen_stages(config),
             "optimized_metric": metric,
             "pretrain": _with_optimizer(config.pretrain, config),
             "finetune": _with_optimizer(config.finetune, config),

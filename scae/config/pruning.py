@@ -14,8 +14,10 @@ def unprunable(config: Config) -> Iterator[str]:
     yield from config.sae.unprunable("sae")
 
 
-def all_stages(config: Config) -> list[Stage]:
-    """What `stages=auto` stands for."""
+def chosen_stages(config: Config) -> list[Stage]:
+    """The stages asked for; `auto` stands for all that a suite of this kind goes through."""
+    if config.stages != "auto":
+        return config.stages
     unpruned = any(unprunable(config))
     return [stage for stage in STAGES if not (unpruned and stage in PRUNING)]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from scae.config.activations import LiveActivations
 from scae.config.errors import null, shortened
 from scae.config.model import BITSANDBYTES, TinyModel, has_bitsandbytes
-from scae.config.pruning import all_stages, pruning_problems
+from scae.config.pruning import chosen_stages, pruning_problems
 from scae.config.section import Section
+from scae.config.sites import TRANSCODERS
 from scae.config.whole import Config
 
-TRANSCODERS = ("mlp", "clt")  # of `sites.kinds`; a test holds that `scae.sites` says the same
 BYTES_A_WEIGHT = 2 * 4 * 4  # encoder and decoder; float32; weight, gradient and Adam's two moments
 
 
@@ -120,15 +120,15 @@ def _store_problems(config: Config) -> Iterator[str]:
 def _stage_problems(config: Config) -> Iterator[str]:
     yield from pruning_problems(config)
     for stage in config.force:
-        if stage not in (all_stages(config) if config.stages == "auto" else config.stages):
+        if stage not in chosen_stages(config):
             yield f"force={config.force}: {stage} is not among stages={config.stages}"
 
 
 def _skip_problems(config: Config) -> Iterator[str]:
-    if config.sae.skip and not {"mlp", "clt"} & set(config.sites.kinds):
+    if config.sae.skip and not set(TRANSCODERS) & set(config.sites.kinds):
         yield (
             f"sae.skip=true: a skip belongs to a transcoder; sites.kinds={config.sites.kinds} has none, allowed: kinds "
-            "with mlp or clt"
+            f"with {' or '.join(TRANSCODERS)}"
         )
 
 

@@ -83,6 +83,7 @@ class Sae(Section):
     )
     mlp: Annotated[Mlp, ReadIf(encoder="mlp")]
     pursuit: Annotated[Pursuit, ReadIf(encoder="pursuit")]
+    kind: str
 
     offers: ClassVar[frozenset[str]] = frozenset({"revived"})
     """What a dictionary can be asked for by a loss term (`scae.dictionaries.Encoded`)."""
@@ -93,8 +94,8 @@ class Sae(Section):
     def spec(self) -> dict[str, Any]:
         """What a dictionary of this type is made from, but for its shape: the type, the settings of it alone, and what
         is not as in most dictionaries."""
-        own = [name for name in type(self).model_fields if name not in Sae.model_fields and name != "anneal"]
-        spec = {"type" if name == "kind" else name: getattr(self, name) for name in own}
+        own = [name for name in type(self).model_fields if name not in (*Sae.model_fields, "anneal")]
+        spec = {"type": self.kind} | {name: getattr(self, name) for name in own}
         by_token = {"by_token": True} if self.normalise == "token" else {}
         spec |= by_token | ({"skip": True} if self.skip else {})
         if self.encoder != "linear":
@@ -127,7 +128,7 @@ class Sae(Section):
         if self.encoder == "pursuit" and not self.searchable:
             yield (
                 f"{key}.encoder=pursuit: a search needs the number of features of each token, which {key}=topk alone "
-                f"says; found {key}.kind={getattr(self, 'kind', None)}"
+                f"says; found {key}.kind={self.kind}"
             )
 
     def unprunable(self, key: str) -> Iterator[str]:
@@ -155,55 +156,52 @@ class VanillaSae(Sae):
     offers: ClassVar[frozenset[str]] = frozenset({"penalty", "revived"})
 
 
-class TopKSae(Sae):
-    kind: Literal["topk"]
-    k: Positive = Field(description="features a token")
+class PickingSae(Sae):
+    """A type that picks a number of features, for each token or on average."""
+
+    k: Positive = Field(
+        description="features a token; batchtopk, matryoshka: on average over a batch; groupmax: groups of features, "
+        "of each of which the largest is active where it is positive"
+    )
+
+    @property
+    def picked(self) -> int:
+        return self.k
+
+
+class AnnealedSae(PickingSae):
+    """k may be larger at first."""
+
     anneal: Anneal
+
+    @property
+    def annealed(self) -> Anneal | None:
+        return self.anneal.on
+
+
+class ThresholdSae(AnnealedSae):
+    """k on average over a batch; a threshold at inference."""
+
+    threshold_rate: Fraction = Field(description="step of the running mean that learns the inference threshold")
+
+
+class TopKSae(AnnealedSae):
+    kind: Literal["topk"]
     searchable: ClassVar[bool] = True
 
-    @property
-    def picked(self) -> int:
-        return self.k
 
-    @property
-    def annealed(self) -> Anneal | None:
-        return self.anneal.on
-
-
-class BatchTopKSae(Sae):
+class BatchTopKSae(ThresholdSae):
     kind: Literal["batchtopk"]
-    k: Positive = Field(description="features a token, on average over a batch")
-    threshold_rate: Fraction = Field(description="step of the running mean that learns the inference threshold")
-    anneal: Anneal
-
-    @property
-    def picked(self) -> int:
-        return self.k
-
-    @property
-    def annealed(self) -> Anneal | None:
-        return self.anneal.on
 
 
-class MatryoshkaSae(Sae):
+class MatryoshkaSae(ThresholdSae):
     """BatchTopK whose first groups of features reconstruct without the others, too."""
 
     kind: Literal["matryoshka"]
-    k: Positive = Field(description="features a token, on average over a batch")
-    threshold_rate: Fraction = Field(description="step of the running mean that learns the inference threshold")
     groups: Annotated[list[Fraction], Field(min_length=2)] = Field(
         description="shares of the features, from the most general to the most special; together 1"
     )
-    anneal: Anneal
     offers: ClassVar[frozenset[str]] = frozenset({"partial", "revived"})
-
-    @property
-    def picked(self) -> int:
-        return self.k
-
-    @property
-    def annealed(self) -> Anneal | None:
-        return self.anneal.on
 
     def problems(self, key: str) -> Iterator[str]:
         yield from super().problems(key)
@@ -216,13 +214,8 @@ class MatryoshkaSae(Sae):
             yield f"{key}.groups={self.groups}: one is less than a feature of {name}; needed: at least {1 / features:g}"
 
 
-class GroupMaxSae(Sae):
+class GroupMaxSae(PickingSae):
     kind: Literal["groupmax"]
-    k: Positive = Field(description="groups of features, of each of which the largest is active where it is positive")
-
-    @property
-    def picked(self) -> int:
-        return self.k
 
     def size_problems(self, key: str, features: int, *, name: str, change: str) -> Iterator[str]:
         yield from super().size_problems(key, features, name=name, change=change)

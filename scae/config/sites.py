@@ -11,6 +11,9 @@ from scae.config.section import Layers, Positive, Section, Text, distinct
 LINEAR = ("attn", "mlp", "clt")
 """Kinds that the residual stream reaches along a linear path, as the dense and the pruned pass need it."""
 
+TRANSCODERS = ("mlp", "clt")
+"""Kinds whose dictionaries read something else than they write."""
+
 
 class Sites(Section):
     layers: Layers
@@ -36,6 +39,12 @@ class Sites(Section):
     def count(self, n_layers: int) -> int:
         """How many sites there are."""
         return len(self.chosen(n_layers)) * len(self.kinds) + (self.hook is not None)
+
+    def has(self, name: str, n_layers: int) -> bool:
+        """Whether one of them is called so."""
+        layer, _, kind = name.partition(".")
+        in_layers = layer.isdecimal() and int(layer) in self.chosen(n_layers) and kind in self.kinds
+        return in_layers or name == self.hook
 
     def names(self, n_layers: int) -> Iterator[str]:
         """The sites as a user writes them."""

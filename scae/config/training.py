@@ -9,12 +9,12 @@ from pydantic import AfterValidator, Field
 from scae.config.active import BY_CONTENT, SWITCH, Neutral
 from scae.config.errors import nearest, shortened
 from scae.config.loss import BESIDE, Loss
-from scae.config.optimizer import AdamOptimizer, MuonOptimizer, ScheduleFreeOptimizer, SignumOptimizer
+from scae.config.optimizer import AnyOptimizer
 from scae.config.schedule import Decay, DecayShape, DecayTo, Warmup, decay_problems, schedule_problems
 from scae.config.section import Fraction, FromZero, Positive, Rate, Section, Text, Weight, distinct
 from scae.config.sites import Sites
 
-MOST_NAMED = 10_000  # sites; no model has as many, and what is given as one is refused for its size
+MOST_NAMED = 1000  # sites in an error
 
 
 class Training(Section):
@@ -40,11 +40,9 @@ class Training(Section):
     stagger: Annotated[Positive | None, Neutral(None)] = Field(
         description="steps by which each site begins to learn later than the one before it; null: all at once"
     )
-    optimizer: Annotated[
-        AdamOptimizer | MuonOptimizer | SignumOptimizer | ScheduleFreeOptimizer | None,
-        Field(discriminator="kind"),
-        Neutral(None),
-    ] = Field(description="null: the one of the group `optimizer`")
+    optimizer: Annotated[AnyOptimizer | None, Neutral(None)] = Field(
+        description="null: the one of the group `optimizer`"
+    )
     unit_norm: bool = Field(description="keep decoder rows at norm 1, projecting their gradients")
 
     def rate(self, site: str, *, d_model: int, n_features: int) -> float:
@@ -73,9 +71,9 @@ class Training(Section):
 
     def site_problems(self, key: str, sites: Sites, n_layers: int) -> Iterator[str]:
         """What does not fit a suite of these sites in a model of so many layers."""
-        names = list(islice(sites.names(n_layers), MOST_NAMED)) if self.lr_sites else []
         for name, factor in (self.lr_sites or {}).items():
-            if name not in names and len(names) < MOST_NAMED:
+            if not sites.has(name, n_layers):
+                names = list(islice(sites.names(n_layers), MOST_NAMED))
                 found = f"{key}.lr_sites={{{name}:{factor:g}}}"
                 yield f"{found}: no site is called {name}; allowed: {', '.join(names)}{nearest(name, names)}"
         count = sites.count(n_layers)
