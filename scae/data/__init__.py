@@ -21,6 +21,7 @@ _HOMES = {
     "Steps": "steps",
     "WindowModule": "module",
     "heldout_batches": "module",
+    "count_aside": "aside",
     "kept_aside": "aside",
 }
 
@@ -31,6 +32,7 @@ __all__ = [
     "WindowModule",
     "build_windows",
     "corpus_fingerprint",
+    "count_aside",
     "documents",
     "heldout_batches",
     "is_heldout",

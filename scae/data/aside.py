@@ -10,12 +10,17 @@ from scae.config import ConfigError
 from scae.data.windows import TokenWindows
 
 
+def count_aside(*, tokens: int, context: int, batch_size: int) -> int:
+    """The windows in whole batches of about `tokens` tokens, padding included, at least one batch."""
+    return max(1, tokens // (context * batch_size)) * batch_size
+
+
 def kept_aside(windows: TokenWindows, *, tokens: int, batch_size: int, key: str) -> tuple[TokenWindows, TokenWindows]:
-    """What may be drawn, and the last whole batches of about `tokens` tokens, padding included, at least one.
+    """What may be drawn, and the last windows, as many as `count_aside` says.
 
     key: of the configuration, for an error. Raises ConfigError where less than one batch would be left to draw.
     """
-    count = max(1, tokens // (windows.context * batch_size)) * batch_size
+    count = count_aside(tokens=tokens, context=windows.context, batch_size=batch_size)
     left = len(windows) - count
     if left < batch_size:
         most = (len(windows) // batch_size - 1) * batch_size * windows.context

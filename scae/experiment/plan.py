@@ -90,9 +90,7 @@ class Plan:
         kept = active(config.activations) | {"tokens": None, "windows": self.windows_kept}
         sites = {key: value for key, value in active(config.sites).items() if key not in ("embed", "unembed")}
         made_from = self.data | {"activations": kept, "sites": sites, "precision": config.trainer.precision}
-        if self.model is not None:
-            return self.artifact("activations", made_from, self.model.name)
-        return self.artifact("activations", made_from | {"model": self.model_identity})
+        return self._of_model("activations", made_from)
 
     @property
     def windows_kept(self) -> int:
@@ -111,9 +109,7 @@ class Plan:
         if config.pretrain.init_from is not None:
             made_from["init_from"] = found_to_begin(config.pretrain.init_from).fingerprint
         upstream = [self.activations.name] if self.activations is not None else []
-        if self.model is not None:
-            return self.artifact("pretrain", made_from, self.model.name, *upstream)
-        return self.artifact("pretrain", made_from | {"model": self.model_identity}, *upstream)
+        return self._of_model("pretrain", made_from, *upstream)
 
     def select(self, selection: Selection) -> Artifact:
         connectivity = selection.connectivity
@@ -202,6 +198,12 @@ class Plan:
     def artifact(self, stage: Stage, made_from: dict[str, Any], *upstream: str) -> Artifact:
         """What a stage makes from these values and these artifacts."""
         return Artifact(self.root, stage, made_from, upstream, VERSIONS[stage])
+
+    def _of_model(self, stage: Stage, made_from: dict[str, Any], *upstream: str) -> Artifact:
+        """The same, made from the model as well."""
+        if self.model is not None:
+            return self.artifact(stage, made_from, self.model.name, *upstream)
+        return self.artifact(stage, made_from | {"model": self.model_identity}, *upstream)
 
     def _loss(self, loss: Loss) -> dict[str, Any]:
         """Its terms, without one that this type of dictionary has nothing for; with what its dead features are."""

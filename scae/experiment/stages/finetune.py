@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scae.config import Config
+from scae.data import count_aside
 from scae.experiment.plan import Finetuned
 from scae.experiment.suite_training import store, text_of, train
 from scae.experiment.workshop import Workshop
@@ -51,9 +52,10 @@ def make(workshop: Workshop, folder: Path, one: Finetuned, label: str) -> dict[s
 
 def _say_what_pretraining_saw(config: Config, aside: int) -> None:
     """aside: windows that finetuning is validated on."""
-    own = config.pretrain.validation
-    size = config.pretrain.batch_size
-    kept = max(1, own.tokens // (config.data.context * size)) * size if own.every is not None else 0
+    own, size = config.pretrain.validation, config.pretrain.batch_size
+    kept = 0
+    if own.every is not None:
+        kept = count_aside(tokens=own.tokens, context=config.data.context, batch_size=size)
     if kept < aside:
         message = "finetune: it does not draw what it is validated on, pretraining did%s; see pretrain.validation"
         log.info(message, " in part" if kept else "")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,6 +22,14 @@ class Group(NamedTuple):
     @property
     def all(self) -> dict:
         return self.of(self.parameters)
+
+
+def loss_of(closure: Callable[[], Any] | None) -> Any:
+    """What a step of an optimiser evaluates first, with gradients; None where nothing is to be evaluated."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 class Learner:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from scae.config import MuonOptimizer
-from scae.training.optimizers.learner import Group, Learner
+from scae.training.optimizers.learner import Group, Learner, loss_of
 
 
 class MuonAndAdam(torch.optim.Optimizer):
@@ -25,10 +25,7 @@ class MuonAndAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         first = 0
         for part in self._parts:  # a checkpoint that was loaded has put others in their place
             last = first + len(part.param_groups)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from scae.config import SignumOptimizer
-from scae.training.optimizers.learner import Group, Learner
+from scae.training.optimizers.learner import Group, Learner, loss_of
 
 
 class Signum(torch.optim.Optimizer):
@@ -19,10 +19,7 @@ class Signum(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
