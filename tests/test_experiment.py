@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from processes import LAUNCHER_VARIABLES
 
 from scae.command import values
 from scae.config import STAGES, Config, ConfigError, parse
@@ -28,7 +29,6 @@ from scae.experiment.table import TABLE, made_by
 ROOT = Path(__file__).parents[1]
 TWINS = ("random", "none", "dense_finetuned", "plain_finetuned")
 ARMS = ("plain", "dense", "pruned", "pruned_no_finetune", "random_no_finetune", *TWINS)
-LAUNCHER_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK", "SLURM_PROCID")
 SITES = ("0.attn", "0.mlp", "1.attn", "1.mlp")
 MICRO = (
     "experiment=smoke",

@@ -2,15 +2,13 @@
 
 import logging
 import re
-import runpy
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import run_script, write_script
 from test_store import CONTEXT, some_windows
 
 from scae.activations import Drawn, Store, StoredModule, Writer
@@ -23,7 +21,6 @@ from scae.suite import Suite
 from scae.training import Place, SuiteTraining, WorstTokens, fit
 
 Make = Callable[..., Any]
-ROOT = Path(__file__).parents[2]
 STEPS, BATCH = 8, 4
 
 
@@ -105,16 +102,8 @@ def test_the_worst_token_is_named_where_it_stood(
     assert 0 < position < CONTEXT
 
 
-SCRIPT = '''
-"""`python script.py DEVICES OUT`: train tiny suites on a store; Lightning starts this file again for other devices."""
-import importlib.util, os, sys
-from pathlib import Path
-
-root, store, devices, out = Path({root!r}), Path({store!r}), int(sys.argv[1]), Path(sys.argv[2])
-sys.path.insert(0, str(root))
-spec = importlib.util.spec_from_file_location("tiny_models", root / "tests" / "conftest.py")
-tiny = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny)
+SCRIPT = """
+store = Path({store!r})
 import torch
 
 from scae.activations import Store, StoredModule
@@ -123,7 +112,6 @@ from scae.objectives import Objective
 from scae.objectives import terms
 from scae.training import Place, SuiteTraining, fit
 
-lm = tiny._build("gpt2").lm
 config = tiny.neutral_training(steps=6, batch_size=4, lr=0.01, warmup=0.1, decay=0.3)
 trainer = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=1, strategy="ddp" if devices > 1 else "auto",
                         precision="32-true", accumulate=1, clip=0.1, chunk_mb=32,
@@ -141,24 +129,16 @@ for activation in ("relu", "topk", "batchtopk"):
         trainer=trainer, logger=Logger(kind="csv", every=1, project=None, mode=None),
         place=Place("pretrain", folder, "group", "pretrain"), seed=0)
     torch.save(suite.state_dict(), folder / f"state-{{os.environ.get('LOCAL_RANK', '0')}}.pt")
-'''
+"""
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_give_what_one_gives(folder: Path, tmp_path: Path) -> None:
     """I8, over the border of two epochs: 6 micro-steps of more than a sixth of the store."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(root=str(ROOT), store=str(folder)))
-    for name in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "RANK"):
-        monkeypatch.delenv(name, raising=False)
+    script = write_script(tmp_path, SCRIPT, store=str(folder))
     assert 6 * 4 * Store(folder).tokens_a_window > len(Store(folder))
-    done = subprocess.run(
-        [sys.executable, str(script), "2", str(tmp_path / "two")], capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    monkeypatch.setattr(sys, "argv", [str(script), "1", str(tmp_path / "one")])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    runpy.run_path(str(script), run_name="__main__")
+    for devices, name in ((1, "one"), (2, "two")):
+        run_script(script, devices, tmp_path / name)
     for activation in ("relu", "topk", "batchtopk"):
         one = torch.load(tmp_path / "one" / activation / "state-0.pt", weights_only=True)
         two = [torch.load(tmp_path / "two" / activation / f"state-{rank}.pt", weights_only=True) for rank in (0, 1)]

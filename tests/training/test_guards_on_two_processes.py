@@ -1,24 +1,12 @@
 """Two processes stop together, with the same error, where only one of them has met a NaN; and one of them warns."""
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_script, write_script
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = '''
-"""`python script.py OUT`: a fit that fails in process 1; Lightning starts this file again for the other device."""
-import importlib.util, logging, os, sys
-from pathlib import Path
-
-root, out = Path({root!r}), Path(sys.argv[1])
-sys.path.insert(0, str(root))
-spec = importlib.util.spec_from_file_location("tiny_models", root / "tests" / "conftest.py")
-tiny = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny)
+SCRIPT = """
 import torch
 from scae.config import Logger, TrainerConfig
 from scae.data import TokenWindows, WindowModule
@@ -40,7 +28,6 @@ class Failing(Term):
         bad = rank() == "1" and self.micro_step > 4
         return comparison.out.residual().sum() * (float("nan") if bad else 0.0)
 
-lm = tiny._build("gpt2").lm
 tokens = torch.randint(40, (30, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
 windows = TokenWindows(tokens=tokens, lengths=torch.full((30,), 10, dtype=torch.int32), bos=True)
 config = tiny.neutral_training(steps=8, batch_size=8, lr=0.01, warmup=0.1, decay=0.3)
@@ -63,17 +50,13 @@ try:
 except NonFiniteError as error:
     (out / f"error-{{rank()}}").write_text(str(error))
 (out / f"warned-{{rank()}}").write_text("\\n".join(warned))
-'''
+"""
 
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("guards")
-    (out / "script.py").write_text(SCRIPT.format(root=str(ROOT)))
-    alone = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "RANK")}
-    command = [sys.executable, str(out / "script.py"), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=alone)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_script(write_script(out, SCRIPT), 2, out)
     return out
 
 

@@ -1,24 +1,13 @@
 """Two processes give what one gives, whatever the optimiser, also where sites begin one after the other (gloo)."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_script, write_script
 from test_two_processes import read
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = '''
-"""`python script.py DEVICES OUT`: train tiny suites; Lightning starts this file again for the other devices."""
-import importlib.util, os, sys
-from pathlib import Path
-
-root, devices, out = Path({root!r}), int(sys.argv[1]), Path(sys.argv[2])
-sys.path.insert(0, str(root))
-spec = importlib.util.spec_from_file_location("tiny_models", root / "tests" / "conftest.py")
-tiny = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny)
+SCRIPT = """
 import torch
 from scae.config import Logger, MuonOptimizer, ScheduleFreeOptimizer, SignumOptimizer, TrainerConfig
 from scae.data import TokenWindows, WindowModule
@@ -26,7 +15,6 @@ from scae.objectives import Objective
 from scae.objectives.terms import Recon
 from scae.training import Place, SuiteTraining, fit
 
-lm = tiny._build("gpt2").lm
 tokens = torch.randint(40, (30, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
 windows = TokenWindows(tokens=tokens, lengths=10 - torch.arange(30, dtype=torch.int32) % 5, bos=True)
 moments = {{"beta1": 0.9, "beta2": 0.99, "eps": 1e-6}}
@@ -49,19 +37,14 @@ for optimizer in (
         trainer=trainer, logger=Logger(kind="csv", every=5, project=None, mode=None), seed=0,
         place=Place("pretrain", folder, "group", "pretrain"))
     torch.save(suite.state_dict(), folder / f"state-{{os.environ.get('LOCAL_RANK', '0')}}.pt")
-'''
+"""
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "RANK"):
-        monkeypatch.delenv(name, raising=False)
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(root=str(ROOT)))
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    script = write_script(tmp_path, SCRIPT)
     for devices in (1, 2):
-        command = [sys.executable, str(script), str(devices), str(tmp_path / str(devices))]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stderr[-4000:]
+        run_script(script, devices, tmp_path / str(devices))
     for kind in ("muon", "signum", "schedulefree"):
         alone, first, second = (
             read(tmp_path / of / kind / f"state-{rank}.pt") for of, rank in (("1", 0), ("2", 0), ("2", 1))

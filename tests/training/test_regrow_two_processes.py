@@ -1,24 +1,13 @@
 """Two processes move the same connections as one does (CPU, gloo, float64)."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_script, write_script
 
 from scae.connections import Connections
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = '''
-"""`python script.py DEVICES OUT`; Lightning starts this file again for the other devices."""
-import importlib.util, os, sys
-from pathlib import Path
-
-root, devices, out = Path({root!r}), int(sys.argv[1]), Path(sys.argv[2])
-sys.path.insert(0, str(root))
-spec = importlib.util.spec_from_file_location("tiny_models", root / "tests" / "conftest.py")
-tiny = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny)
+SCRIPT = """
 import torch
 from scae.config import Logger, Regrow, TrainerConfig
 from scae.data import TokenWindows, WindowModule
@@ -26,7 +15,6 @@ from scae.objectives import Objective
 from scae.objectives.terms import Recon
 from scae.training import Place, Regrowth, SuiteTraining, fit
 
-lm = tiny._build("gpt2").lm
 tokens = torch.randint(40, (30, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
 windows = TokenWindows(tokens=tokens, lengths=torch.full((30,), 10, dtype=torch.int32), bos=True)
 suite = tiny.make_suite.__wrapped__()(lm, n_features=20)
@@ -45,19 +33,14 @@ fit(module, WindowModule(train=windows, batch_size=8, steps=6, seed=5), steps=6,
     place=Place("finetune", out, "group", "finetune"), callbacks=[regrowth])
 suite.connections.save(out / f"{{os.environ.get('LOCAL_RANK', '0')}}.safetensors")
 tiny.ragged.__wrapped__()(suite.layout).save(out / "before.safetensors")
-'''
+"""
 
 
 @pytest.mark.slow
-def test_two_processes_move_what_one_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "RANK"):
-        monkeypatch.delenv(name, raising=False)
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(root=str(ROOT)))
+def test_two_processes_move_what_one_moves(tmp_path: Path) -> None:
+    script = write_script(tmp_path, SCRIPT)
     for devices in (1, 2):
-        command = [sys.executable, str(script), str(devices), str(tmp_path / str(devices))]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180)
-        assert done.returncode == 0, done.stderr[-4000:]
+        run_script(script, devices, tmp_path / str(devices))
     alone, first, second, before = (
         Connections.load(tmp_path / f"{name}.safetensors") for name in ("1/0", "2/0", "2/1", "1/before")
     )

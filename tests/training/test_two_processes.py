@@ -2,27 +2,15 @@
 
 import csv
 import itertools
-import runpy
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import run_script, write_script
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = '''
-"""`python script.py DEVICES OUT`: train tiny suites; Lightning starts this file again for the other devices."""
-import importlib.util, os, sys
-from pathlib import Path
-
-root, devices, out = Path({root!r}), int(sys.argv[1]), Path(sys.argv[2])
-sys.path.insert(0, str(root))
-spec = importlib.util.spec_from_file_location("tiny_models", root / "tests" / "conftest.py")
-tiny = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny)
+SCRIPT = """
 import torch
 
 from scae.config import Anneal, AuxK, Logger, TrainerConfig
@@ -31,7 +19,6 @@ from scae.objectives import Objective
 from scae.objectives import terms
 from scae.training import Place, SuiteTraining, fit
 
-lm = tiny._build("gpt2").lm
 tokens = torch.randint(40, (30, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
 lengths = 10 - torch.arange(30, dtype=torch.int32) % 5
 packing = {{
@@ -77,31 +64,19 @@ for activation in ("relu", "topk", "batchtopk", "jumprelu", "matryoshka", "gated
                 place=Place("pretrain", folder, "group", "pretrain"), seed=0)
             rank = os.environ.get("LOCAL_RANK", "0")
             torch.save(suite.state_dict(), folder / f"state-{{rank}}.pt")
-'''
+"""
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     folder = tmp_path_factory.mktemp("ddp")
-    script = folder / "script.py"
-    script.write_text(SCRIPT.format(root=str(ROOT)))
+    script = write_script(folder, SCRIPT)
 
     def run(devices: int) -> Path:
         out = folder / f"on-{devices}"
         if out.exists():
             return out
-        arguments = [str(script), str(devices), str(out)]
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "RANK"):
-                patch.delenv(name, raising=False)
-            if devices == 1:
-                patch.setattr(sys, "argv", arguments)
-                patch.setattr(sys, "path", list(sys.path))
-                runpy.run_path(str(script), run_name="__main__")
-            else:
-                command = [sys.executable, *arguments]
-                done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-                assert done.returncode == 0, done.stderr[-4000:]
+        run_script(script, devices, out)
         return out
 
     return run

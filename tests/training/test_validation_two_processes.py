@@ -2,25 +2,14 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import run_script, write_script
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = '''
-"""`python script.py DEVICES OUT`; Lightning starts this file again for the other devices."""
-import importlib.util, json, os, sys
-from pathlib import Path
-
-root, devices, out = Path({root!r}), int(sys.argv[1]), Path(sys.argv[2])
-sys.path.insert(0, str(root))
-spec = importlib.util.spec_from_file_location("tiny_models", root / "tests" / "conftest.py")
-tiny = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny)
+SCRIPT = """
 import torch
 from scae.config import Logger, TrainerConfig, Validation
 from scae.data import TokenWindows, WindowModule, kept_aside
@@ -28,7 +17,6 @@ from scae.objectives import Objective
 from scae.objectives.terms import LogitKl, Recon
 from scae.training import Place, Snapshots, SuiteTraining, Validate, fit, snapshots
 
-lm = tiny._build("gpt2").lm
 tokens = torch.randint(40, (46, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
 windows = TokenWindows(tokens=tokens, lengths=10 - torch.arange(46, dtype=torch.int32) % 5, bos=True)
 drawn, aside = kept_aside(windows, tokens=160, batch_size=8, key="x")
@@ -52,7 +40,7 @@ rank = os.environ.get("LOCAL_RANK", "0")
 torch.save(suite.state_dict(), out / f"{{rank}}.pt")
 note = {{"steps": steps, "kept": validate.kept_at, "best": validate.course.best}}
 (out / f"{{rank}}.json").write_text(json.dumps(note))
-'''
+"""
 
 
 def read(folder: Path, rank: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -60,15 +48,10 @@ def read(folder: Path, rank: int) -> tuple[dict[str, torch.Tensor], dict[str, An
 
 
 @pytest.mark.slow
-def test_two_processes_validate_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "RANK"):
-        monkeypatch.delenv(name, raising=False)
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(root=str(ROOT)))
+def test_two_processes_validate_as_one_does(tmp_path: Path) -> None:
+    script = write_script(tmp_path, SCRIPT)
     for devices in (1, 2):
-        command = [sys.executable, str(script), str(devices), str(tmp_path / str(devices))]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stderr[-4000:]
+        run_script(script, devices, tmp_path / str(devices))
     (alone, told), (first, same), (second, too) = (read(tmp_path / d, r) for d, r in (("1", 0), ("2", 0), ("2", 1)))
     assert same == too
     assert same["best"] == pytest.approx(told["best"], rel=1e-10)
