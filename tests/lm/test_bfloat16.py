@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from edge_lists import every_pair
 
-from scae.connections import Connections, Inputs
 from scae.core.typing import Tensor
 from scae.lm import LanguageModel, Trace, open_model
 from scae.suite import Mode, Suite
@@ -81,15 +81,6 @@ def test_its_cross_entropy(both: Both, traces: tuple[Trace, Trace]) -> None:
     torch.testing.assert_close(half, full, rtol=EPSILON, atol=0)
 
 
-def connect_all(suite: Suite) -> None:
-    layout, inputs = suite.layout, {}
-    for site in layout.sites:
-        n_up, n_down = layout.n_upstream(site), layout.size(site)
-        pairs = torch.arange(n_down).repeat_interleave(n_up), torch.arange(n_up).repeat(n_down)
-        inputs[site] = Inputs.from_pairs(*pairs, n_down)
-    suite.connect(Connections(layout, inputs))
-
-
 @pytest.mark.parametrize("mode", ["plain", "spliced", "dense", "pruned"])
 def test_every_pass_is_near_that_of_the_whole_model(
     both: Both, traces: tuple[Trace, Trace], make_suite: Callable[..., Suite], mode: Mode
@@ -98,7 +89,7 @@ def test_every_pass_is_near_that_of_the_whole_model(
     outs = []
     for lm, trace in zip(both, traces, strict=True):
         suite = make_suite(lm, activation="relu").float()
-        connect_all(suite)
+        suite.connect(every_pair(suite))
         outs.append(suite(trace, mode))
     full, half = outs
     assert half.residual().dtype == torch.float32
@@ -110,6 +101,6 @@ def test_the_pruned_pass_loses_nothing_to_bfloat16(
 ) -> None:
     """With every connection it is the dense pass, to what float32 holds: only the frozen run is rounded."""
     suite = make_suite(both[1], activation="relu").float()
-    connect_all(suite)
+    suite.connect(every_pair(suite))
     dense, pruned = suite(traces[1], "dense"), suite(traces[1], "pruned")
     torch.testing.assert_close(pruned.residual(), dense.residual(), rtol=1e-4, atol=1e-4)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from edge_lists import every_pair
 from test_experiment import MICRO, configure, corpus, execute
 
 from scae.config import ConfigError
-from scae.connections import Connections, Inputs
 from scae.core.typing import Tensor
 from scae.lm import Module, UnsupportedModelError, open_model
 from scae.lm.paths import Attention
@@ -177,12 +177,7 @@ def test_with_every_connection_the_pruned_pass_is_the_dense_one(
 ) -> None:
     trace = quantized.lm.trace(tokens)
     suite = make_suite(quantized.lm, activation="relu").float()
-    layout, inputs = suite.layout, {}
-    for site in layout.sites:
-        n_up, n_down = layout.n_upstream(site), layout.size(site)
-        pairs = torch.arange(n_down).repeat_interleave(n_up), torch.arange(n_up).repeat(n_down)
-        inputs[site] = Inputs.from_pairs(*pairs, n_down)
-    suite.connect(Connections(layout, inputs))
+    suite.connect(every_pair(suite))
     dense, pruned = suite(trace, "dense"), suite(trace, "pruned")
     torch.testing.assert_close(pruned.residual(), dense.residual(), rtol=1e-4, atol=1e-3)
 

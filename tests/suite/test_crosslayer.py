@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_invariants import close, every_pair, same
+from edge_lists import every_pair
+from test_invariants import close, same
 
 from scae.lm import UNEMBED, LanguageModel, Module, Trace
 from scae.sites import Site, further

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from edge_lists import every_pair
 
 from scae import kernels
 from scae.config import AuxK
@@ -25,17 +26,6 @@ Ragged = Callable[..., Connections]
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
-
-
-def every_pair(suite: Suite) -> Connections:
-    """All connections, written out one by one."""
-    layout = suite.layout
-    inputs = {}
-    for site in layout.sites:
-        n_up, n_down = layout.n_upstream(site), layout.size(site)
-        down, up = torch.arange(n_down).repeat_interleave(n_up), torch.arange(n_up).repeat(n_down)
-        inputs[site] = Inputs.from_pairs(down, up, n_down)
-    return Connections(layout, inputs)
 
 
 def linear(out: SuiteOutput) -> torch.Tensor:
