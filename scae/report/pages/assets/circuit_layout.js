@@ -2,7 +2,7 @@
 "use strict";
 
 const SPACING = 16; // px between nodes of a cell
-const CELL = { side: 12, top: 10, most: 168, least: 40, tall: 76, flat: 22 };
+const CELL = { side: 12, top: 10, most: 168, least: 40, tall: 130, flat: 22 };
 
 /**
  * Gives each of these nodes x and y, and returns {width, height, columns: [{x, width}], rows: [{y, height, top}]}, px, y downwards.

@@ -1,7 +1,7 @@
 // Pinned nodes and the edges between them, groups as one box each: as a drawing, and as a file of the same schema.
 "use strict";
 
-const BOX = { height: 30, gap: 18, rise: 64, margin: 16, most: 30 }; // px; most: letters of a label
+const BOX = { height: 30, gap: 18, rise: 78, margin: 16, most: 30 }; // px; most: letters of a label
 const FONT = "system-ui, 'DejaVu Sans', Arial, sans-serif";
 const MOST_TEXTS = 30; // a drawing of more arrows has their numbers in titles alone
 const COLOURS = ["ink", "muted", "raised", "line-strong", "edge-positive", "edge-negative", "ground"];
@@ -59,6 +59,7 @@ function drawSubgraph({ boxes, arrows }, choices) {
   const { width, height } = placeBoxes(boxes, font);
   const svg = s("svg", { xmlns: SVG, width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Pinned nodes and the edges between them" });
   svg.append(s("rect", { width, height, fill: colour.ground }));
+  spread(arrows, boxes);
   const written = [];
   for (const arrow of arrows) svg.append(drawArrow(arrow, colour, arrows.length <= MOST_TEXTS, written));
   for (const box of boxes) svg.append(drawBox(box, colour, font, choices.graph));
@@ -104,17 +105,31 @@ function drawBox(box, colour, font, graph) {
   return s("g", {}, s("title", {}, title), frame, shape, text);
 }
 
+/** Arrows leave a box along its top and reach it along its bottom, side by side in the order of their other ends. */
+function spread(arrows, boxes) {
+  const ends = [["from", "to", "x1"], ["to", "from", "x2"]];
+  for (const box of boxes) {
+    for (const [own, far, x] of ends) {
+      const mine = arrows.filter((arrow) => arrow[own] === box).sort((one, other) => one[far].x - other[far].x);
+      const room = Math.min(box.width - 24, 26 * (mine.length - 1));
+      mine.forEach((arrow, number) => {
+        arrow[x] = box.x + box.width / 2 + (mine.length > 1 ? room * (number / (mine.length - 1) - 0.5) : 0);
+        if (own === "to") arrow.text = number % 2 ? 0.86 : 0.7; // where on the curve: neighbours at different heights
+      });
+    }
+  }
+}
+
 /** From the top of a box to the bottom of another, in a bow around what stands between them. */
-function drawArrow({ from, to, weight, share }, colour, labelled, written) {
-  const x1 = from.x + from.width / 2, x2 = to.x + to.width / 2;
+function drawArrow({ from, to, x1, x2, weight, share, text }, colour, labelled, written) {
   const level = from.level === to.level;
   const [y1, y2] = level ? [from.y, to.y - 5] : [from.y, to.y + BOX.height + 5];
   const bend = level ? 34 : (y1 - y2) * 0.5;
   const bow = Math.abs(x1 - x2) < 30 && to.level - from.level > 1 ? from.width / 2 + 24 * (to.level - from.level - 1) : 0;
   const stroke = colour[weight < 0 ? "edge-negative" : "edge-positive"];
-  const end = y2 + (level ? -bend : bend);
+  const curve = [[x1, y1], [x1 + bow, y1 - bend], [x2 + bow, y2 + (level ? -bend : bend)], [x2, y2]];
   const line = s("path", {
-    d: `M${x1},${y1}C${x1 + bow},${y1 - bend} ${x2 + bow},${end} ${x2},${y2}`,
+    d: `M${curve[0]}C${curve.slice(1).join(" ")}`,
     fill: "none",
     stroke,
     "stroke-width": (1 + 4 * Math.sqrt(Math.min(1, share))).toFixed(2),
@@ -123,11 +138,18 @@ function drawArrow({ from, to, weight, share }, colour, labelled, written) {
   });
   const foot = level ? -1 : 1;
   const tip = s("path", { d: `M${x2 - 4.5},${y2 + foot}L${x2 + 4.5},${y2 + foot}L${x2},${y2 - 5 * foot}z`, fill: stroke });
-  if (labelled) written.push(arrowText((x1 + x2) / 2 + bow * 0.75, (y1 + y2) / 2 + (level ? 4 - bend * 0.75 : 4), signed(weight), stroke, colour.ground));
+  const [x, y] = along(curve, text);
+  if (labelled) written.push(arrowText(x, y + 4, signed(weight), stroke, colour.ground));
   return s("g", {}, s("title", {}, `${from.text} → ${to.text}: ${signed(weight)}`), line, tip);
 }
 
+/** The point of a Bézier curve at t. */
+function along(curve, t) {
+  const weights = [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t ** 2 * (1 - t), t ** 3];
+  return [0, 1].map((axis) => curve.reduce((sum, point, number) => sum + weights[number] * point[axis], 0));
+}
+
 function arrowText(x, y, text, fill, ground) {
-  const font = `11px ${FONT}`;
-  return s("text", { x, y, fill, stroke: ground, "stroke-width": 4, "paint-order": "stroke", "text-anchor": "middle", style: `font: ${font}` }, text);
+  const look = { fill, stroke: ground, "stroke-width": 4, "paint-order": "stroke", "text-anchor": "middle" };
+  return s("text", { x: x.toFixed(1), y: y.toFixed(1), ...look, style: `font: 11px ${FONT}` }, text);
 }
