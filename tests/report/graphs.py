@@ -20,7 +20,7 @@ def make_graph(
         nodes.append(_node(f"E_{position + 7}_{position}", "embedding", "E", position, clerp=f'Emb: "{word}"'))
         nodes.append(_node(f"bias_{position}", "bias", "0", position, clerp="constants"))
     rows: list[list[dict[str, Any]]] = [list(nodes)]
-    for number, site in enumerate(sites):
+    for site in sites:
         layer, kind = site.split(".")
         row = []
         for position in range(tokens):
@@ -32,7 +32,6 @@ def make_graph(
                 row.append(error | {"scae": {"site": site, "feature": None}})
         rows.append(row)
         nodes += row
-        assert number + 2 == len(rows)
     rows.append([_logit(rank, layers, tokens - 1) for rank in range(logits)])
     nodes += rows[-1]
     links = _links(rows, inputs, draw)
@@ -45,12 +44,27 @@ def make_graph(
             "prompt": "".join(words),
             "node_threshold": 0.9,
             "schema_version": 1,
-            "scae": {"run": "../..", "pass": "pruned", "sites": sites, "exactness": 3.1e-7},
+            "scae": {"kind": "prompt", "run": "run", "pass": "pruned", "sites": sites, "exactness": 3.1e-7},
         },
         "qParams": {"linkType": "both", "pinnedIds": [], "clickedId": "", "supernodes": [], "sg_pos": ""},
         "nodes": nodes,
         "links": links,
     }
+
+
+def make_global(*, inputs: int = 8, outputs: int = 6, seed: int = 0) -> dict[str, Any]:
+    """The connections of 2.mlp/17, one step back and one forth."""
+    draw = random.Random(seed)
+    sites = [f"{layer}.{kind}" for layer in range(4) for kind in ("attn", "mlp")]
+    root = _feature("2.mlp", 17, 0, draw)
+    back = [_feature(draw.choice(sites[:5]), 100 + number, 0, draw) for number in range(inputs)]
+    forth = [_feature(draw.choice(sites[6:]), 200 + number, 0, draw) for number in range(outputs)]
+    links = [{"source": node["node_id"], "target": root["node_id"], "weight": draw.gauss(0, 1)} for node in back]
+    links += [{"source": root["node_id"], "target": node["node_id"], "weight": draw.gauss(0, 1)} for node in forth]
+    about = {"kind": "global", "run": "run", "pass": "pruned", "sites": sites, "weight": "virtual weight"}
+    given = {"slug": "2-mlp-17", "scan": "tiny", "prompt_tokens": ["2.mlp/17"], "prompt": "2.mlp/17", "scae": about}
+    nodes = [node | {"activation": None} for node in (*back, root, *forth)]
+    return {"metadata": given, "qParams": {"linkType": "both"}, "nodes": nodes, "links": links}
 
 
 def put_graph(folder: Path, graph: dict[str, Any]) -> Path:

@@ -1,6 +1,7 @@
 // The page of a circuit: puts together what the other files make.
 "use strict";
 
+let view = null; // the page, for tests and for the curious
 const LONGEST_HEAD = 76; // px of a token above its column
 
 class Page {
@@ -23,7 +24,7 @@ class Page {
     };
     const go = { ...on, select: (node) => this.go(node), point: (node) => this.point(node, false) };
     this.tip = new Tip(at(".tip"), graph);
-    this.edges = new Edges(at("canvas.all"), at("canvas.focus"));
+    this.edges = new Edges(at("canvas.all"), at("canvas.focus"), graph.columns > 1);
     this.nodes = new Nodes(at("svg.nodes"), on);
     this.panel = new Panel(at(".panel"), graph, this.choices, go, features);
     this.pinned = new Pinned(at(".pinned"), this.choices, go);
@@ -73,7 +74,7 @@ class Page {
     const always = (node) => node.kind === "logit" || node === selected || pinned.has(node);
     const nodes = strongest(this.graph.nodes, shares.nodes, always);
     const ends = (edge) => nodes.has(edge.source) && nodes.has(edge.target);
-    const key = [clientWidth, clientHeight, nodes.size, shares.nodes, shares.edges, ...[selected, ...pinned].map((node) => node?.id)].join(" ");
+    const key = [clientWidth, clientHeight, shares.edges, ...[...nodes].map((node) => node.id)].join(" ");
     if (key !== this.drawn || force) {
       this.drawn = key;
       this.visible = nodes;
@@ -126,7 +127,7 @@ class Page {
     this.nodes.show({
       near,
       selected: new Set([selected]),
-      pinned,
+      pinned: new Set(pinned), // as they are now
       pointed: new Set([this.pointed]),
       found: this.found,
     });
@@ -148,7 +149,7 @@ function introduce(graph, { report, features }) {
   document.title = `${name.slice(0, 60)} · circuit`;
   document.querySelector(".title").textContent = name;
   document.querySelector(".title").title = name;
-  const known = [graph.ours.pass && `${graph.ours.pass} pass`, `${graph.nodes.length} nodes`, `${graph.edges.length} edges`];
+  const known = [graph.global ? graph.ours.weight && `${graph.ours.weight}s` : graph.ours.pass && `${graph.ours.pass} pass`, `${graph.nodes.length} nodes`, `${graph.edges.length} edges`];
   document.querySelector(".about").textContent = known.filter(Boolean).join(" · ");
 }
 
@@ -160,7 +161,7 @@ async function start() {
   const graph = readGraph(file, labels);
   introduce(graph, places);
   legend();
-  new Page(graph, places);
+  view = new Page(graph, places);
 }
 
 start().catch((error) => {

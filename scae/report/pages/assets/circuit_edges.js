@@ -4,10 +4,13 @@
 
 const DASH = [5, 3];
 const STRENGTHS = 5; // faint edges are drawn in so many bundles, each of one opacity
+const BOW = { row: 9, most: 90 }; // px that an edge leans to the left for each row it passes: long ones stand apart
 const MOST_PIXELS = 12e6; // of a canvas: beyond it a large graph is drawn less sharply
 
 class Edges {
-  constructor(all, focus) {
+  /** bowed: whether edges within a column lean to the left. */
+  constructor(all, focus, bowed) {
+    this.bowed = bowed;
     this.canvas = { all, focus };
     this.context = { all: all.getContext("2d"), focus: focus.getContext("2d") };
   }
@@ -35,7 +38,7 @@ class Edges {
       const strength = Math.min(STRENGTHS - 1, Math.floor(Math.sqrt(edge.influence / most) * STRENGTHS));
       const key = strength * 2 + (edge.weight < 0 ? 1 : 0);
       if (!bundles.has(key)) bundles.set(key, new Path2D());
-      trace(bundles.get(key), edge);
+      trace(bundles.get(key), edge, this.bowed);
     }
     const context = this.context.all;
     const crowd = Math.min(1, Math.sqrt(400 / Math.max(edges.length, 1)));
@@ -59,7 +62,7 @@ class Edges {
   drawOne(edge, opacity) {
     const context = this.context.focus;
     const path = new Path2D();
-    trace(path, edge);
+    trace(path, edge, this.bowed);
     context.setLineDash(edge.weight < 0 ? DASH : []);
     context.strokeStyle = look(edge.weight < 0 ? "edge-negative" : "edge-positive");
     context.globalAlpha = opacity * (0.35 + 0.65 * Math.min(1, 3 * edge.share));
@@ -68,13 +71,14 @@ class Edges {
   }
 }
 
-/** From the top of the source to the bottom of the target; within a row a shallow arc. */
-function trace(path, { source, target }) {
+/** From the top of the source to the bottom of the target; within a row a shallow arc, within a column one to the left. */
+function trace(path, { source, target }, bowed = true) {
   path.moveTo(source.x, source.y);
   if (source.row === target.row) {
     path.quadraticCurveTo((source.x + target.x) / 2, source.y + 14, target.x, target.y);
     return;
   }
   const bend = (source.y - target.y) * 0.45;
-  path.bezierCurveTo(source.x, source.y - bend, target.x, target.y + bend, target.x, target.y);
+  const bow = bowed && source.column === target.column ? Math.min(BOW.most, BOW.row * (target.row - source.row - 1)) : 0;
+  path.bezierCurveTo(source.x - bow, source.y - bend, target.x - bow, target.y + bend, target.x, target.y);
 }

@@ -68,7 +68,7 @@ function readNode(given, graph, labels) {
     bias: number(ours.bias),
     plain: number(ours.plain),
     predicted: number(ours.predicted),
-    probability: number(given.token_prob),
+    probability: kind === "logit" ? number(given.token_prob) : null,
     promoted: (ours.promoted ?? []).map(String),
     inputs: [],
     outputs: [],
@@ -148,7 +148,10 @@ function flowForwards(order, roots) {
       forward.set(edge.target, (forward.get(edge.target) ?? 0) + flow);
     }
   }
-  for (const [node, flow] of forward) node.influence = Math.max(node.influence, flow);
+  for (const [node, flow] of forward) {
+    node.influence = Math.max(node.influence, flow);
+    for (const edge of [...node.inputs, ...node.outputs]) edge.share = edge.influence; // what else a target reads is not here
+  }
 }
 
 function rootsOf(graph) {

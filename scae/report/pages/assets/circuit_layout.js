@@ -2,11 +2,12 @@
 "use strict";
 
 const SPACING = 16; // px between nodes of a cell
+const WIDE = 44; // and in a graph of one column, where there is room
 const CELL = { side: 12, top: 10, most: 168, least: 40, tall: 130, flat: 22 };
 
 /**
  * Gives each of these nodes x and y, and returns {width, height, columns: [{x, width}], rows: [{y, height, top}]}, px, y downwards.
- * A cell has as many nodes in a line as fit where all columns together fill `width`, at least as many as lines.
+ * A cell has as many nodes in a line as fit where all columns together fill `width`, at least rather more than lines.
  */
 function layOut(graph, nodes, heads, width, height) {
   const cells = new Map();
@@ -22,7 +23,7 @@ function layOut(graph, nodes, heads, width, height) {
   const lines = new Array(graph.rows.length).fill(0);
   for (const cell of cells.values()) lines[cell[0].row] = Math.max(lines[cell[0].row], Math.ceil(cell.length / line));
   const rows = placeRows(lines, height);
-  for (const cell of cells.values()) placeCell(cell, columns.places[cell[0].column], rows.places[cell[0].row], line);
+  for (const cell of cells.values()) placeCell(cell, columns.places[cell[0].column], rows.places[cell[0].row], line, graph.columns === 1);
   return { width: columns.width, height: rows.height, columns: columns.places, rows: rows.places };
 }
 
@@ -32,7 +33,7 @@ function columnWidth(most, head, line) {
 
 function lineLength(most, heads, width) {
   const largest = Math.max(1, ...most);
-  let line = Math.max(3, Math.ceil(Math.sqrt(largest)));
+  let line = Math.max(3, Math.ceil(1.6 * Math.sqrt(largest)));
   const fits = (length) => most.reduce((sum, count, c) => sum + columnWidth(count, heads[c], length), 0) <= width;
   while (line < largest && fits(line + 1)) line++;
   return line;
@@ -72,14 +73,15 @@ function placeRows(lines, height) {
 const ORDER = { logit: 0, token: 0, attn: 0, mlp: 0, error: 1, bias: 2 };
 
 /** Features first, the most influential left; errors and biases behind them. */
-function placeCell(cell, column, row, line) {
+function placeCell(cell, column, row, line, alone) {
   cell.sort((one, other) => ORDER[one.kind] - ORDER[other.kind] || other.influence - one.influence || (one.id < other.id ? -1 : 1));
   const count = Math.ceil(cell.length / line);
   const even = Math.ceil(cell.length / count);
+  const spacing = alone ? Math.min(WIDE, Math.max(SPACING, (column.width - CELL.side) / line)) : SPACING;
   cell.forEach((node, index) => {
     const at = Math.floor(index / even);
     const inLine = Math.min(even, cell.length - at * even);
-    node.x = column.x + column.width / 2 + ((index % even) - (inLine - 1) / 2) * SPACING;
+    node.x = column.x + column.width / 2 + ((index % even) - (inLine - 1) / 2) * spacing;
     node.y = row.y + (at - (count - 1) / 2) * SPACING;
   });
 }

@@ -6,11 +6,12 @@ const RADIUS = { least: 2.6, most: 6.2 };
 class Nodes {
   /** on: {point(node or null), select(node), pin(node), leave()}. */
   constructor(svg, on) {
-    Object.assign(this, { svg, on, elements: new Map(), current: null });
+    Object.assign(this, { svg, on, elements: new Map(), nodeOf: new Map(), current: null, shown: {} });
     svg.addEventListener("pointerover", (event) => this.point(event));
     svg.addEventListener("pointerleave", () => on.point(null));
     svg.addEventListener("click", (event) => {
       const node = this.under(event);
+      if (node) this.focus(node);
       if (node && event.shiftKey) on.pin(node);
       else on.select(node);
       if (event.pointerType === "touch") on.point(node); // there is no pointing before
@@ -30,14 +31,16 @@ class Nodes {
 
   /** Draw these nodes, which stand where the layout has put them. */
   draw(nodes, width, height) {
+    const focused = this.svg.contains(document.activeElement);
     this.elements.clear();
     this.nodeOf = new Map();
+    this.shown = {};
     const most = Math.sqrt(Math.max(...nodes.filter(isFeature).map((node) => node.influence), 1e-12));
     const made = nodes.map((node) => {
       const strength = isFeature(node) ? Math.min(1, Math.sqrt(node.influence) / most) : 0.6;
       const element = s(
         "g",
-        { class: `node ${node.kind}`, transform: `translate(${node.x},${node.y})`, role: "button", tabindex: "-1", "aria-label": spoken(node) },
+        { class: `node ${node.kind}`, "data-id": node.id, transform: `translate(${node.x},${node.y})`, role: "button", tabindex: "-1", "aria-label": spoken(node) },
         s("rect", { class: "hit", x: -SPACING / 2, y: -SPACING / 2, width: SPACING, height: SPACING }),
         s("circle", { class: "ring", r: 8 }),
         mark(node.kind, RADIUS.least + (RADIUS.most - RADIUS.least) * strength),
@@ -52,15 +55,18 @@ class Nodes {
     this.order = nodes.toSorted((one, other) => one.row - other.row || one.x - other.x || one.y - other.y);
     if (!this.elements.has(this.current)) this.current = this.order.at(-1) ?? null;
     this.elements.get(this.current)?.setAttribute("tabindex", "0");
+    if (focused) this.elements.get(this.current)?.focus({ preventScroll: true });
   }
 
-  /** classes: name -> set of nodes that have it. */
+  /** classes: name -> set of nodes that have it. Only what has changed is touched: this runs at every move of the pointer. */
   show(classes) {
-    for (const [node, element] of this.elements) {
-      for (const [name, members] of Object.entries(classes)) element.classList.toggle(name, members.has(node));
+    for (const [name, members] of Object.entries(classes)) {
+      const before = this.shown[name] ?? new Set();
+      for (const node of before) if (!members.has(node)) this.elements.get(node)?.classList.remove(name);
+      for (const node of members) if (!before.has(node)) this.elements.get(node)?.classList.add(name);
     }
     this.svg.classList.toggle("dimmed", classes.near.size > 0);
-    for (const [node, element] of this.elements) element.setAttribute("aria-pressed", String(classes.selected.has(node)));
+    this.shown = classes;
   }
 
   box(node) {

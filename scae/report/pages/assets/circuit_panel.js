@@ -4,6 +4,10 @@
 const FIRST = 40; // lines of a list until one asks for all
 const FEATURES_FIRST = 10;
 const KEYS = [["arrows", "walk from node to node"], ["Enter", "select"], ["p", "pin"], ["Esc", "deselect"], ["/", "find"]];
+const SCORES = {
+  replacement: "of the influence of tokens and errors, the share that tokens have",
+  completeness: "of what nodes read, weighted by influence, the share that is no error",
+};
 
 class Panel {
   /** on: {select(node), pin(node), point(node or null)}; features: address of the feature pages, "" where there are none. */
@@ -102,12 +106,13 @@ class Panel {
   counts() {
     const { nodes, edges, ours } = this.graph;
     const rows = Object.keys(KIND_NAMES).map((kind) => [[glyph(kind), KIND_NAMES[kind]], nodes.filter((node) => node.kind === kind).length]);
-    const exactness = number(ours.exactness);
+    const exactness = number(ours.exactness), scores = ours.scores ?? {};
     const why = "the largest difference between a pre-activation and the sum of the edges into it, before pruning";
     return h("section", { class: "list", "aria-label": "In this graph" }, h("h3", {}, "In this graph"), facts([
       ...rows.filter(([, count]) => count > 0),
       ["edges", edges.length],
       ...(exactness === null ? [] : [["inexactness", figure(exactness), why]]),
+      ...Object.entries(SCORES).filter(([name]) => number(scores[name]) !== null).map(([name, what]) => [name, percent(scores[name]), what]),
     ]));
   }
 
