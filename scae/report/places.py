@@ -8,6 +8,8 @@ from scae.report.files import Job
 
 FILES = {
     "report.md": "this page",
+    "report.html": "the same to look at in a browser, and more",
+    "features.html": "every feature: examples, connections, neighbours",
     "fvu.png": "FVU by site and arm",
     "curves.png": "loss, its terms and dead features over the steps of training",
     "metrics.json": "every number of this page and more, flat keys",

@@ -1,4 +1,4 @@
-"""The report of one run: `report.md` and its plots, beside the `metrics.json` that they are made from.
+"""The report of one run: `report.md`, its plots and its pages, beside the `metrics.json` that they are made from.
 
 Training curves come from the histories in the artifacts; where these are gone, what was drawn from them stays.
 """
@@ -15,6 +15,7 @@ from scae.report.connectivity import connectivity_sections
 from scae.report.curves_figure import curves_figure
 from scae.report.files import Job, Metrics, ReportError, read_job
 from scae.report.history import read_curves
+from scae.report.pages import write_run_pages
 from scae.report.places import Place, places
 from scae.report.pursuit import pursuit_sections
 from scae.report.remarks import bullets, remarks
@@ -54,11 +55,10 @@ def write_run(run_dir: Path) -> Path:
     if (costs := costs_grid(job)) is not None:
         blocks += ["## Time and tokens", costs.markdown()]
     page = run_dir / "report.md"
-    blocks += [
-        "## Where things lie",
-        "\n".join(map(_link, places(job))),
-        f"Rebuild this page: `python -m scae.report {run_dir}`",
-    ]
+    rebuild = f"python -m scae.report {run_dir}"
+    write_run_pages(job, rebuild)
+    blocks += ["## Where things lie", "\n".join(map(_link, places(job)))]
+    blocks.append(f"Rebuild this page: `{rebuild}`")
     return write_text(page, "\n\n".join(blocks) + "\n")
 
 
