@@ -35,8 +35,8 @@ FAITHFUL = (
     "connections drawn at random."
 )
 SCALAR = (
-    "KL to the model while only the n most important connections are kept. Area: under that curve; smaller is more "
-    "faithful with fewer connections."
+    "KL to the model while only the n most important connections are kept. Its mean over n is ruled by the larger half "
+    "of the connections; in its mean over log n every doubling counts the same. Smaller is more faithful."
 )
 
 
@@ -143,7 +143,7 @@ def _circuits(scalar: Mapping[str, Any]) -> list[Block | None]:
         Row(cells=(name, *(number(told.get(key)) for key in ("absolute", "relative", "log_area"))))
         for name, told in known.items()
     ]
-    areas = Grid(headers=("connections", "area", "area, relative", "area, log n"), rows=tuple(rows))
+    areas = Grid(headers=("connections", "area, nats x edges", "mean over n", "mean over log n"), rows=tuple(rows))
     # n spans decades and begins with 0: the circuits at their places in the row of sizes
     names = [f"{n:,.0f}" for n in x]
     title = "KL to the model with the n most important connections"

@@ -9,15 +9,13 @@ async function feature_page(site, feature) {
   const meta = store.meta;
   pass_shown ??= meta.passes.length - 1;
   const label = index.labels[feature];
-  const page = h("article", { class: "feature" });
-  page.append(
+  const page = h("article", { class: "feature" },
     h("p", { class: "crumb muted small" }, h("a", { href: `#${encodeURIComponent(site_name(site))}` }, site_name(site)), ` / ${feature}`),
     h("h1", { dir: "auto" }, label ? label.label : [`Feature ${feature} of `, site_name(site)]),
     label && (label.detection !== undefined || label.fuzzing !== undefined)
       ? h("p", { class: "muted small" }, [["detection", label.detection], ["fuzzing", label.fuzzing]].filter(([, value]) => value !== undefined).map(([name, value]) => `${name} ${number(value)}`).join(" · "), " (scores of the label)") : null,
     index.state[feature] ? h("p", { class: "notice" }, h("strong", {}, STATES[index.state[feature]][0]), `. ${STATES[index.state[feature]][1]}.`) : null,
-    h("div", { class: "head" }, numbers(index, feature), agreement(index, feature)),
-  );
+    h("div", { class: "head" }, numbers(index, feature), agreement(index, feature)));
   const shown = h("div");
   const draw_pass = () => shown.replaceChildren(...pass_parts(own, index, feature, text));
   if (meta.passes.length > 1) {

@@ -20,7 +20,7 @@ class FeatureList {
     this.site = h("select", { "aria-label": "Site", onchange: () => onsite(this.site.value) });
     this.search = h("input", { type: "search", placeholder: "Search labels, tokens, numbers", "aria-label": "Search features", spellcheck: "false", autocomplete: "off", oninput: () => this.filter() });
     this.state = h("select", { "aria-label": "State", onchange: () => this.filter() },
-      [["", "all"], ["0", "alive"], ["1", "never fires"], ["2", "plain only"], ["3", "no input"]].map(([value, name]) => h("option", { value }, name)));
+      [["", "all states"], ["0", "alive"], ["1", "never fires"], ["2", "plain only"], ["3", "no input"]].map(([value, name]) => h("option", { value }, name)));
     this.count = h("p", { class: "muted small count", "aria-live": "polite" });
     this.heads = h("div", { class: "list-row list-head", role: "row" });
     this.canvas = h("div", { class: "canvas", role: "rowgroup" });

@@ -56,6 +56,10 @@ function axis(extra) {
 const short = (value) => value === null || value === undefined ? "–"
   : value.toLocaleString("en", Math.abs(value) >= 1000 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 4 });
 
+/** In a legend: nothing where the pointer is on no value. */
+const told = (value) => (value === null || value === undefined ? "" : short(value));
+const place = (value, title) => (value === null || value === undefined ? "" : `${typeof value === "number" ? short(value) : value}${title ? ` ${title}` : ""}`);
+
 /** Names that have room under a plot of this width: every k-th. */
 function fitting(names, width) {
   const longest = Math.max(...names.map((name) => name.length)) * 7 + 14;
@@ -103,7 +107,7 @@ function line_plot(block) {
       return {
         label: line.label, stroke: colour, width: line.strong ? 2.5 : 1.5, dash, spanGaps: true,
         points: few ? { show: true, paths: markers(line.marker, line.strong ? 4.2 : 3.2), fill: colour } : { show: false },
-        value: (_, value) => short(value),
+        value: (_, value) => told(value),
       };
     });
     const values = block.lines.flatMap((line) => line.y).filter((value) => value !== null);
@@ -125,9 +129,9 @@ function line_plot(block) {
           }),
           axis({ size: 56, values: (_, at) => at.map((value) => (value === null ? "" : short(value))) }),
         ],
-        series: [{ label: block.x_title || "at", value: (_, value) => (value === null ? "–" : block.names[value] ?? short(value)) }, ...series],
+        series: [{ label: "", value: (_, value) => place(block.names[value] ?? value, block.x_title) }, ...series],
         cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
-        legend: { live: true },
+        legend: { markers: { dash: (_, i) => (series[i - 1]?.dash ? "dashed" : "solid") } },
       },
     };
   };
@@ -138,8 +142,6 @@ function line_plot(block) {
   const label = `${block.title}. ${block.lines.map((line) => line.label).join(", ")}. The numbers follow as a table.`;
   return figure(block.title, label, makes, { headers: [block.names.length ? (block.x_title || first) : first, ...block.lines.map((line) => line.label)], left: 1, rows });
 }
-
-const PASS_LOOK = { plain: { dash: [4, 3] }, pruned: {} };
 
 /** Histograms over the same bins: {title, edges, counts: {name: [...]}, x_title, height}. */
 function bar_plot(block, { as_table = true } = {}) {
@@ -157,12 +159,12 @@ function bar_plot(block, { as_table = true } = {}) {
         axis({ label: block.x_title || undefined, labelSize: 18, size: 28, grid: { show: false }, space: 44, values: (_, at) => at.map(short) }),
         axis({ size: 48, space: 36, values: (_, at) => at.map((value) => (Number.isInteger(value) ? short(value) : "")) }),
       ],
-      series: [{ label: block.x_title || "at", value: (_, value) => short(value) }, ...names.map((name, i) => {
+      series: [{ label: "", value: (_, value) => place(value, block.x_title) }, ...names.map((name, i) => {
         const last = i === names.length - 1;
         const colour = last ? look("accent") : look("ink");
         return last
-          ? { label: name, stroke: colour, fill: `rgba(${look("highlight")}, 0.35)`, width: 1, points: { show: false }, paths: uPlot.paths.bars({ size: [0.9, 60] }), value: (_, value) => short(value) }
-          : { label: name, stroke: colour, width: 1.5, points: { show: false }, paths: uPlot.paths.stepped({ align: 0 }) ?? undefined, ...PASS_LOOK[name], value: (_, value) => short(value) };
+          ? { label: name, stroke: colour, fill: `rgba(${look("highlight")}, 0.35)`, width: 1, points: { show: false }, paths: uPlot.paths.bars({ size: [0.9, 60] }), value: (_, value) => told(value) }
+          : { label: name, stroke: colour, width: 1.5, points: { show: false }, dash: [4, 3], paths: uPlot.paths.stepped({ align: 0 }), value: (_, value) => told(value) };
       })],
       cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
       legend: { show: names.length > 1 || as_table },

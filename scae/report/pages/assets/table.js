@@ -40,8 +40,13 @@ function table({ headers, left, rows, caption, sortable = true }) {
       || (order === "ascending" ? 1 : -1) * compare(value(a), value(b)) || a - b);
     return body.append(...places.map((i) => lines[i]));
   };
-  return h("div", { class: "scroll" }, h("table", {}, caption ? h("caption", {}, caption) : null,
-    h("thead", {}, h("tr", {}, heads)), body));
+  return titled(caption, h("table", { "aria-label": caption || null }, h("thead", {}, h("tr", {}, heads)), body));
+}
+
+/** A table in a box that scrolls, below what it is: a caption of its own would be as narrow as the table. */
+function titled(caption, element) {
+  const box = h("div", { class: "scroll" }, element);
+  return caption ? h("div", {}, h("p", { class: "caption muted", "aria-hidden": "true" }, caption), box) : box;
 }
 
 /** {title, corner, down, across, values}: shares of one; the ground of a cell tells its share once more. */
@@ -52,7 +57,7 @@ function heat({ title, corner, down, across, values }) {
   const cell = (value) => value === null
     ? h("td", {}, h("span", { class: "muted" }, "–"))
     : h("td", { style: { backgroundColor: `rgba(var(--highlight), ${(0.42 * value / most).toFixed(3)})` } }, shown(value));
-  return h("div", { class: "scroll" }, h("table", { class: "heat" }, h("caption", {}, title),
+  return titled(title, h("table", { class: "heat", "aria-label": title },
     h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "words" }, corner), across.map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, down.map((name, i) => h("tr", {}, h("th", { scope: "row", class: "words" }, name), values[i].map(cell))))));
 }
