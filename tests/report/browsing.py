@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 ROOM = 64 << 30  # bytes of address space that Chromium reserves, without using them
+HARM = "<script>window.harmed = 1</script><img src=x onerror='window.harmed = 2'>\"'><b>bold"
+"""Text that would do something were it not text."""
 
 
 def why_none() -> str:

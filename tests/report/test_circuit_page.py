@@ -7,7 +7,7 @@ import pytest
 from graphs import make_graph, put_graph
 
 from scae.report import ReportError
-from scae.report.pages.circuit_page import write_circuit_page
+from scae.report.pages.circuit_page import write_circuit_page, write_circuit_pages
 
 
 def test_the_page_loads_nothing_but_what_lies_beside_it(tmp_path: Path) -> None:
@@ -40,6 +40,18 @@ def test_pages_of_the_run_are_linked_where_they_are(tmp_path: Path) -> None:
     body = write_circuit_page(folder).read_text()
     places = ("../../report.html", "../../features.html", "../../pages/labels.js")
     assert 'data-report="{}" data-features="{}" data-labels="{}"'.format(*places) in body
+
+
+def test_all_circuits_of_a_run_are_written_anew(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for slug in ("one", "other"):
+        write_circuit_page(put_graph(run / "circuits" / slug, make_graph(layers=1, tokens=3)))
+    (run / "circuits" / "empty").mkdir()
+    (run / "features.html").touch()
+    pages = write_circuit_pages(run)
+    assert [page.parent.name for page in pages] == ["one", "other"]
+    assert all('data-features="../../features.html"' in page.read_text() for page in pages)
+    assert write_circuit_pages(tmp_path / "no run") == []
 
 
 def test_a_folder_without_a_graph_is_an_error(tmp_path: Path) -> None:

@@ -4,8 +4,19 @@ Static files: no server, no network. Python writes data, `assets/` holds what dr
 `pages/`. Nothing here imports torch.
 """
 
+from scae.report.pages.circuit_page import write_circuit_page, write_circuit_pages
 from scae.report.pages.folder import ASSETS, copy_assets, page
 from scae.report.pages.scripts import packed, script
 from scae.report.pages.write import write_run_pages, write_sweep_pages
 
-__all__ = ["ASSETS", "copy_assets", "packed", "page", "script", "write_run_pages", "write_sweep_pages"]
+__all__ = [
+    "ASSETS",
+    "copy_assets",
+    "packed",
+    "page",
+    "script",
+    "write_circuit_page",
+    "write_circuit_pages",
+    "write_run_pages",
+    "write_sweep_pages",
+]

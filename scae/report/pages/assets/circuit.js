@@ -143,7 +143,7 @@ function legend() {
 /** The head of the page. */
 function introduce(graph, { report, features }) {
   const { metadata } = graph.file;
-  const links = [["Overview", report], ["Features", features]].filter(([, address]) => address);
+  const links = [["Report", report], ["Features", features]].filter(([, address]) => address);
   document.querySelector(".pages").append(...links.map(([name, href]) => h("a", { href }, name)));
   const name = visible(String(metadata.prompt ?? metadata.slug ?? "Circuit")).trim();
   document.title = `${name.slice(0, 60)} · circuit`;
