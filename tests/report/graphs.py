@@ -5,7 +5,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-TEXT = "When the old captain and his daughter went down to the harbour , the captain gave a lantern to his".split()
+TEXT = "When the old captain and his daughter went down to the harbour , the captain gave a lantern to his"
+WORDS = TEXT.split()
 
 
 def make_graph(
@@ -14,7 +15,7 @@ def make_graph(
     """Sites x positions with up to 2 * per_cell features a cell, `inputs` edges into each node."""
     draw = random.Random(seed)
     sites = [f"{layer}.{kind}" for layer in range(layers) for kind in ("attn", "mlp")]
-    words = ["<s>", *(f" {TEXT[i % len(TEXT)]}" for i in range(tokens - 1))]
+    words = ["<s>", *(f" {WORDS[i % len(WORDS)]}" for i in range(tokens - 1))]
     nodes: list[dict[str, Any]] = []
     for position, word in enumerate(words):
         nodes.append(_node(f"E_{position + 7}_{position}", "embedding", "E", position, clerp=f'Emb: "{word}"'))

@@ -15,6 +15,7 @@ from scae.report.files import read_job
 from scae.report.pages import write_circuit_page, write_run_pages
 
 FEATURES, SHARD = 300, 256
+COLOURS = "['backgroundColor', 'color'].map((name) => getComputedStyle(document.body)[name])"
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +43,8 @@ def _graph() -> dict[str, Any]:
     """With 1.mlp/17 at the last token."""
     graph = make_graph(layers=2, tokens=6, per_cell=2, inputs=6)
     last = max(node["ctx_idx"] for node in graph["nodes"])
-    node = next(
-        node
-        for node in graph["nodes"]
-        if node["layer"] == "1"
-        and node["ctx_idx"] == last
-        and "_lor" not in node["node_id"]
-        and node.get("scae", {}).get("feature")
-    )
+    features = [node for node in graph["nodes"] if node["feature_type"] == "cross layer transcoder"]
+    node = next(node for node in features if (node["layer"], node["ctx_idx"]) == ("1", last))
     node["scae"]["feature"] = 17
     graph["seventeen"] = node["node_id"]
     return graph
@@ -137,9 +132,7 @@ def test_pages_are_readable(
         opened = window(scheme=scheme, width=width, height=height)
         page = opened.open(run / f"{name}.html", fragment)
         page.wait_for_selector("body[data-ready]")
-        ground, ink = page.evaluate(
-            "[document.body].map((e) => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color])[0]"
-        )
+        ground, ink = page.evaluate(COLOURS)
         light = [sum(int(part) for part in colour[4:-1].split(",")) for colour in (ground, ink)]
         assert (light[0] > light[1]) == (scheme == "light")
         picture = tmp_path / f"{name}{'-one' if fragment else ''}-{scheme}-{width}.png"

@@ -22,6 +22,9 @@ def circuit(tmp_path: Path, graph: dict[str, Any]) -> Path:
     return write_circuit_page(put_graph(tmp_path / "run" / "circuits" / "captain", graph))
 
 
+MINUS = "\N{MINUS SIGN}"
+
+
 def edges_of(graph: dict[str, Any], node: str, end: str) -> list[dict[str, Any]]:
     """By size, as the panel shows them."""
     return sorted((link for link in graph["links"] if link[end] == node), key=lambda link: -abs(link["weight"]))
@@ -46,7 +49,7 @@ def node(page: Any, node_id: str) -> Any:
 def values(page: Any, section: str) -> list[float]:
     """The numbers of a list in the panel."""
     texts = page.locator(f"section[aria-label='{section}'] .line-value").all_inner_texts()
-    return [float(text.replace("−", "-")) for text in texts]
+    return [float(text.replace(MINUS, "-")) for text in texts]
 
 
 def test_every_node_stands_in_the_row_of_its_site_and_the_column_of_its_token(
@@ -75,7 +78,10 @@ def test_pointing_at_a_node_lights_what_it_reads_and_writes(
     window: Callable[..., Window], circuit: Path, graph: dict[str, Any]
 ) -> None:
     page = window().open(circuit)
-    drawn = "() => document.querySelector('canvas.focus').getContext('2d').getImageData(0, 0, 4000, 4000).data.some(Boolean)"
+    drawn = """() => {
+      const canvas = document.querySelector("canvas.focus");
+      return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean);
+    }"""
     assert not page.evaluate(drawn)
     name = busy(graph)
     node(page, name).scroll_into_view_if_needed()
@@ -122,7 +128,7 @@ def test_what_was_pruned_from_the_file_is_said(window: Callable[..., Window], tm
     page = window().open(write_circuit_page(put_graph(tmp_path / "cut", cut)), f"#at={name}")
     said = page.locator(".panel dt:text('sum of inputs') + dd").inner_text()
     assert said.endswith("in pruned edges")
-    left = float(said.split(", ")[1].split()[0].replace("−", "-"))
+    left = float(said.split(", ")[1].split()[0].replace(MINUS, "-"))
     assert left == pytest.approx(gone["weight"], rel=6e-3)
 
 
