@@ -12,6 +12,7 @@ from scae.report.arms import RESULTS
 from scae.report.grid import Grid
 
 Block = dict[str, Any]
+Number = float | int
 
 
 def section(name: str, title: str, blocks: Iterable[Block | None]) -> Block | None:
@@ -69,7 +70,7 @@ def row(blocks: Iterable[Block | None]) -> Block | None:
 
 def line(
     label: str,
-    y: Sequence[float | None],
+    y: Sequence[Number | None],
     *,
     colour: str = "",
     marker: str = "",
@@ -83,7 +84,7 @@ def line(
     return {"label": label, "y": values, **look}
 
 
-def arm_line(arm: Arm, y: Sequence[float | None]) -> Block:
+def arm_line(arm: Arm, y: Sequence[Number | None]) -> Block:
     """As the plots of `report.md` draw an arm."""
     dashed = arm.mode == "pruned" and not arm.finetuned
     return line(arm.label, y, colour=arm.colour, marker=arm.marker, dashed=dashed, strong=arm in RESULTS)
@@ -91,7 +92,7 @@ def arm_line(arm: Arm, y: Sequence[float | None]) -> Block:
 
 def plot(
     title: str,
-    x: Sequence[float],
+    x: Sequence[Number],
     lines: Sequence[Block],
     *,
     x_title: str = "",
@@ -118,7 +119,9 @@ def plot(
     }
 
 
-def bars(title: str, edges: Sequence[float], counts: Mapping[str, Sequence[int]], *, x_title: str = "") -> Block | None:
+def bars(
+    title: str, edges: Sequence[Number], counts: Mapping[str, Sequence[int]], *, x_title: str = ""
+) -> Block | None:
     """Histograms over the same bins, by name."""
     known = {name: list(values) for name, values in counts.items() if any(values)}
     if not known:
@@ -127,7 +130,7 @@ def bars(title: str, edges: Sequence[float], counts: Mapping[str, Sequence[int]]
 
 
 def heat(
-    title: str, down: Sequence[str], across: Sequence[str], values: Sequence[Sequence[float | None]], *, corner: str
+    title: str, down: Sequence[str], across: Sequence[str], values: Sequence[Sequence[Number | None]], *, corner: str
 ) -> Block:
     """A table of shares of one, each cell as dark as its number."""
     cells = [[None if value is None else finite(value) for value in line] for line in values]
@@ -141,7 +144,7 @@ def heat(
     }
 
 
-def finite(value: float) -> float | None:
+def finite(value: Number) -> float | None:
     """To six digits; None for what is no number."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 

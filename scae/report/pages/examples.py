@@ -18,7 +18,7 @@ FULL = 1000
 def read_examples(
     analysis: Analysis, texts: Texts, site: str, mode: str, start: int, chosen: Array, largest: Array
 ) -> list[list[list[int]]]:
-    """Of features start, start + 1, ... the examples.
+    """Of features start, start + 1, ... the examples; an empty one where there is none.
 
     chosen [features, examples]: their tokens, -1 for none; largest [features]: activations
     """
@@ -49,4 +49,4 @@ def read_examples(
         for place, begin, end in zip(places, [0, *ends[:-1]], ends, strict=True)
     ]
     width = chosen.shape[1]
-    return [[one for one in flat[i * width : (i + 1) * width] if one] for i in range(features)]
+    return [flat[i * width : (i + 1) * width] for i in range(features)]

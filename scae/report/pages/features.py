@@ -87,11 +87,12 @@ def features(analysis: Analysis, texts: Texts, site: str, start: int) -> list[di
         drawn = tables.columns("quantile", start, stop)[number]
         _, bands, each = drawn.shape
         chosen = np.concatenate([top, drawn.reshape(len(drawn), -1)], axis=1).astype(np.int64)
-        examples = _examples_apart(analysis, texts, site, mode, start, chosen, largest, (top.shape[1], *[each] * bands))
+        examples = read_examples(analysis, texts, site, mode, start, chosen, largest)
         histograms = tables.columns("histogram", start, stop)[number].tolist()
-        for feature, parts, histogram in zip(found, examples, histograms, strict=True):
-            feature["top"].append(parts[0])
-            feature["bands"].append(parts[1:])
+        begins = [top.shape[1] + band * each for band in range(bands)]
+        for feature, own, histogram in zip(found, examples, histograms, strict=True):
+            feature["top"].append(_there(own[: top.shape[1]]))
+            feature["bands"].append([_there(own[begin : begin + each]) for begin in begins])
             feature["histogram"].append(histogram)
     _add_words(found, tables, texts, start, stop)
     _add_edges(found, tables, texts, analysis, start, stop)
@@ -99,23 +100,8 @@ def features(analysis: Analysis, texts: Texts, site: str, start: int) -> list[di
     return found
 
 
-def _examples_apart(
-    analysis: Analysis,
-    texts: Texts,
-    site: str,
-    mode: str,
-    start: int,
-    chosen: Array,
-    largest: Array,
-    widths: tuple[int, ...],
-) -> list[list[list[list[int]]]]:
-    """Of each feature the examples, split into lists of so many."""
-    parts, begin = [], 0
-    for width in widths:
-        columns = chosen[:, begin : begin + width]
-        parts.append(read_examples(analysis, texts, site, mode, start, columns, largest))
-        begin += width
-    return [list(lists) for lists in zip(*parts, strict=True)]
+def _there(examples: list[list[int]]) -> list[list[int]]:
+    return [example for example in examples if example]
 
 
 def _add_words(found: list[dict[str, Any]], tables: Tables, texts: Texts, start: int, stop: int) -> None:
@@ -140,6 +126,7 @@ def _add_edges(
         )
         if ends:
             feature = np.where(np.isin(site, ends), texts.word(feature.astype(np.int64)), feature)
+        weight, mean = (np.nan_to_num(one.astype(np.float64), posinf=0.0, neginf=0.0) for one in (weight, mean))
         bounds = (crow - crow[0]).tolist()
         for own, begin, end in zip(found, bounds, bounds[1:], strict=False):
             weights, weight_unit = _steps(weight[begin:end])
@@ -184,9 +171,8 @@ def _cluster(analysis: Analysis, texts: Texts, cluster: Mapping[str, Any]) -> di
 
 def _steps(values: Array) -> tuple[list[int], float]:
     """Whole numbers, and the unit to multiply them with."""
-    known = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    unit = float(np.abs(known).max(initial=0.0)) / STEPS or 1.0
-    return np.rint(known / unit).astype(np.int64).tolist(), float(f"{unit:.5g}")
+    unit = float(np.abs(values).max(initial=0.0)) / STEPS or 1.0
+    return np.rint(values / unit).astype(np.int64).tolist(), float(f"{unit:.5g}")
 
 
 def _numbers(values: Array, digits: int = 3) -> list[float | None]:

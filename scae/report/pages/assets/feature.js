@@ -80,7 +80,7 @@ function words(own, text) {
     const most = Math.max(...value.map((one) => Math.abs(one ?? 0)), 1e-9);
     return h("div", {}, h("h3", {}, title), h("ul", { class: "words" }, word.map((one, i) => (one < 0 ? null : h("li", {},
       h("span", { class: "mono token", dir: "auto", style: { backgroundColor: `rgba(var(--highlight), ${((0.4 * Math.abs(value[i] ?? 0)) / most).toFixed(3)})` } }, visible(text.vocabulary[one])),
-      h("span", { class: "muted" }, value[i] > 0 ? "+" : "", number(value[i])))))));
+      h("span", { class: "muted" }, signed(value[i])))))));
   };
   if (!own.promoted?.word.some((one) => one >= 0)) return null;
   return h("section", {}, h("h2", {}, "What it writes to the logits"), h("div", { class: "two" }, list("Promotes", own.promoted), list("Suppresses", own.suppressed)));
@@ -103,7 +103,7 @@ function feature_link(site, feature, text) {
 function edges_part(own, text) {
   if (!own.inputs) return [];
   const constant = own.constant === undefined || own.constant === null ? null
-    : h("p", { class: "muted small" }, `Over the tokens it fires on, its pre-activation is ${number(own.total)} in the mean; ${number(own.constant)} of that comes along no connection (embedding and biases).`);
+    : h("p", { class: "muted small" }, `Over the tokens it fires on, its pre-activation is ${signed(own.total)} in the mean; ${signed(own.constant)} of that comes along no connection (embedding and biases).`);
   return [h("section", { class: "edges" },
     h("h2", {}, "Circuit"),
     h("p", { class: "muted small" }, "Contribution: mean over the tokens at which the downstream feature fires, exact along the connection. Weight: the virtual weight, heads summed."),
@@ -132,8 +132,6 @@ function edge_table(title, verb, edges, text) {
     total ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["feature", "contribution", "", "weight"].map((name, i) => h("th", { scope: "col", class: i ? null : "words", "aria-hidden": name ? null : "true" }, name)))), body)) : h("p", { class: "muted" }, "None."),
     more);
 }
-
-const signed = (value) => `${value > 0 ? "+" : ""}${Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(3)}`;
 
 function neighbours_part(own) {
   if (!own.similar) return [];

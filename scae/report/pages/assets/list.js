@@ -4,7 +4,7 @@
 const ROW = 34; // pixels, as in features.css
 const COLUMNS = [
   { key: "feature", title: "Feature", value: (row) => row.feature, up: true },
-  { key: "name", title: "Label or top token", value: (row) => row.name.toLowerCase(), up: true },
+  { key: "name", title: "Label or token", value: (row) => row.name.toLowerCase(), up: true },
   { key: "rate", title: "Rate", value: (row) => row.rate },
   { key: "max", title: "Max", value: (row) => row.max },
   { key: "agreement", title: "Agree", value: (row) => row.agreement, hint: "Correlation of the plain and the pruned activation" },

@@ -56,5 +56,13 @@ const STATES = [
 const site_name = (site) => store.meta.sites[site].site;
 const address = (site, feature) => `#${encodeURIComponent(site_name(site))}/${feature}`;
 const has_page = (site) => store.meta.listed.includes(site);
-const percent = (share) => share === null ? "–" : share === 0 ? "0 %" : share < 1e-4 ? "<0.01 %" : `${(100 * share).toFixed(share < 0.01 ? 2 : 1)} %`;
+const percent = (share) => share === null ? "–" : share === 0 ? "0 %" : share < 5e-5 ? "<0.01 %" : `${(100 * share).toFixed(share < 0.0995 ? 2 : 1)} %`;
+/** Three digits, with its sign: of weights and contributions, which may be of any size. */
+function signed(value) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  const text = size >= 100 ? size.toFixed(0) : size >= 10 ? size.toFixed(1) : size >= 1 ? size.toFixed(2)
+    : size >= 0.001 || size === 0 ? size.toFixed(Math.min(5, 2 - Math.floor(Math.log10(size || 1)))) : size.toExponential(1);
+  return `${value > 0 ? "+" : value < 0 ? "−" : ""}${text}`;
+}
 const number = (value, digits = 2) => value === null || value === undefined ? "–" : value.toFixed(digits);
