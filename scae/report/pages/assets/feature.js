@@ -2,6 +2,7 @@
 "use strict";
 
 const EDGES_SHOWN = 16;
+const EXAMPLES_SHOWN = 8;
 let pass_shown = null; // the pass that examples are of, kept from feature to feature
 
 async function feature_page(site, feature) {
@@ -16,8 +17,11 @@ async function feature_page(site, feature) {
       ? h("p", { class: "muted small" }, [["detection", label.detection], ["fuzzing", label.fuzzing]].filter(([, value]) => value !== undefined).map(([name, value]) => `${name} ${number(value)}`).join(" · "), " (scores of the label)") : null,
     index.state[feature] ? h("p", { class: "notice" }, h("strong", {}, STATES[index.state[feature]][0]), `. ${STATES[index.state[feature]][1]}.`) : null,
     h("div", { class: "head" }, numbers(index, feature), agreement(index, feature)));
-  const shown = h("div");
-  const draw_pass = () => shown.replaceChildren(...pass_parts(own, index, feature, text));
+  const [top, range] = [h("div"), h("div")];
+  const draw_pass = () => {
+    top.replaceChildren(top_part(own, index, feature, text));
+    range.replaceChildren(...[range_part(own, index, feature, text)].filter(Boolean));
+  };
   if (meta.passes.length > 1) {
     const buttons = meta.passes.map((name, i) => h("button", { type: "button", "aria-pressed": String(i === pass_shown), onclick: () => {
       pass_shown = i;
@@ -27,11 +31,11 @@ async function feature_page(site, feature) {
     page.append(h("div", { class: "passes", role: "group", "aria-label": "Pass that the examples are of" }, h("span", { class: "muted small" }, "Pass "), buttons));
   }
   page.append(h("div", { class: "columns" },
-    h("div", { class: "wide" }, shown),
+    h("div", { class: "wide" }, top),
     h("div", { class: "narrow" }, histogram(own, index, feature), words(own, text)),
   ));
   draw_pass();
-  page.append(...edges_part(own, text), ...neighbours_part(own));
+  page.append(...edges_part(own, text), range, ...neighbours_part(own));
   return page;
 }
 
@@ -47,20 +51,28 @@ function agreement(index, feature) {
     h("div", {}, h("dt", {}, "Tokens in common"), h("dd", {}, number(index.jaccard[feature]), h("span", { class: "muted small" }, " Jaccard"))));
 }
 
-/** Examples of the pass that is on show. */
-function pass_parts(own, index, feature, text) {
-  const largest = index.max[pass_shown][feature];
-  const top = own.top[pass_shown];
-  const name = store.meta.passes[pass_shown];
-  if (!top.length) return [h("section", {}, h("h2", {}, "Examples"), h("p", { class: "muted" }, `It does not fire in the ${name} pass.`))];
+/** The strongest examples of the pass that is on show. */
+function top_part(own, index, feature, text) {
+  const examples = own.top[pass_shown];
+  if (!examples.length) return h("section", {}, h("h2", {}, "Top examples"), h("p", { class: "muted" }, `It does not fire in the ${store.meta.passes[pass_shown]} pass.`));
+  const lines = (some) => example_list(text, some, index.max[pass_shown][feature], store.meta);
+  const list = lines(examples.slice(0, EXAMPLES_SHOWN));
+  const more = examples.length > EXAMPLES_SHOWN ? h("button", { type: "button", class: "more", onclick: () => {
+    list.append(...lines(examples.slice(EXAMPLES_SHOWN)).children);
+    more.remove();
+  } }, `Show all ${examples.length}`) : null;
+  return h("section", {}, h("h2", {}, "Top examples"), list, more);
+}
+
+/** Examples of weak activations too: from groups of equally many tokens, the strongest first. */
+function range_part(own, index, feature, text) {
   const bands = own.bands[pass_shown];
-  const titles = ["Strongest quarter", "Second quarter", "Third quarter", "Weakest quarter"];
-  const parts = bands.map((examples, i) => (examples.length
-    ? [h("h3", {}, bands.length === titles.length ? titles[i] : `Band ${i + 1} of ${bands.length}`), example_list(text, examples, largest, store.meta)] : null));
-  return [
-    h("section", {}, h("h2", {}, "Top examples"), example_list(text, top, largest, store.meta)),
-    parts.some(Boolean) ? h("section", {}, h("h2", {}, "Examples from its whole range"), h("p", { class: "muted small" }, "Drawn from four equally large groups of the tokens it fires on."), parts.flat()) : null,
-  ].filter(Boolean);
+  const titles = bands.length === 4 ? ["Strongest quarter", "Second quarter", "Third quarter", "Weakest quarter"] : bands.map((_, i) => `Part ${i + 1} of ${bands.length}`);
+  if (!bands.some((examples) => examples.length)) return null;
+  return h("section", {}, h("h2", {}, "Examples from its whole range"),
+    h("p", { class: "muted small" }, "Drawn at random from groups of equally many of the tokens that it fires on."),
+    h("div", { class: "two" }, bands.map((examples, i) => (examples.length
+      ? h("div", {}, h("h3", {}, titles[i]), example_list(text, examples, index.max[pass_shown][feature], store.meta)) : null))));
 }
 
 /** Both passes have bins of their own, as far as each reaches: a plot each. */
@@ -127,17 +139,20 @@ function edge_table(title, verb, edges, text) {
   const body = h("tbody");
   const add = (from, to) => { for (let i = from; i < to; i++) body.append(row(i)); };
   add(0, Math.min(EDGES_SHOWN, total));
-  const more = total > EDGES_SHOWN ? h("button", { type: "button", onclick: () => { add(EDGES_SHOWN, total); more.remove(); } }, `Show all ${total.toLocaleString("en")}`) : null;
+  const more = total > EDGES_SHOWN ? h("button", { type: "button", class: "more", onclick: () => { add(EDGES_SHOWN, total); more.remove(); } }, `Show all ${total.toLocaleString("en")}`) : null;
   return h("div", {}, h("h3", {}, `${title} `, h("span", { class: "muted" }, `${verb} ${total.toLocaleString("en")}`)),
-    total ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["feature", "contribution", "", "weight"].map((name, i) => h("th", { scope: "col", class: i ? null : "words", "aria-hidden": name ? null : "true" }, name)))), body)) : h("p", { class: "muted" }, "None."),
+    total ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["feature", "contribution", "", "weight"].map((name, i) => (name
+      ? h("th", { scope: "col", class: i ? null : "words" }, name) : h("td", { class: "bar-cell", "aria-hidden": "true" }))))), body)) : h("p", { class: "muted" }, "None."),
     more);
 }
+
+const MEASURES = { jaccard: "Jaccard", pmi: "PMI" };
 
 function neighbours_part(own) {
   if (!own.similar) return [];
   const list = (title, kind, measures) => h("div", {}, h("h3", {}, title), kind.site.length ? table_of(kind, measures) : h("p", { class: "muted" }, "None."));
   const table_of = (kind, measures) => table({
-    headers: ["feature", ...measures], left: 1, sortable: false,
+    headers: ["feature", ...measures.map((name) => MEASURES[name] ?? name)], left: 1, sortable: false,
     rows: kind.site.map((site, i) => ({ cells: [feature_link(site, kind.feature[i]), ...measures.map((name) => number(kind[name][i]))] })),
   });
   return [h("section", {}, h("h2", {}, "Neighbours"),
@@ -154,7 +169,7 @@ async function cluster_page(id) {
   return h("article", { class: "feature" },
     h("h1", {}, `Cluster ${id}`), h("p", { class: "muted" }, `${cluster.size.toLocaleString("en")} features that fire on the same tokens${more}.`),
     h("section", {}, h("h2", {}, "Members"), h("ul", { class: "members" }, cluster.members.map(([site, feature]) => h("li", {}, feature_link(site, feature))))),
-    cluster.examples.length ? h("section", {}, h("h2", {}, "Shared examples"), h("p", { class: "muted small" }, "The framed token is where they fire."),
+    cluster.examples.length ? h("section", {}, h("h2", {}, "Shared examples"), h("p", { class: "muted small" }, "The underlined token is where they fire."),
       h("ol", { class: "examples" }, cluster.examples.map((place) => h("li", {}, example_line(text, [place], 0, store.meta))))) : null);
 }
 
