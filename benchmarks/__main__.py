@@ -14,6 +14,7 @@ NAMES = {
     "memory": "what selection, the start of pretraining and evaluation hold, in parts and all at once",
     "waiting": "threads that sleep while they wait against threads that spin, alone and beside busy processes",
     "store": "a pretraining step on stored activations against one that runs the model, and when a store pays",
+    "pages": "writing the pages of many features, and opening them in a browser",
     "end_to_end": "the default experiment: its stages, and the parts of a training step",
 }
 

@@ -19,7 +19,7 @@ if str(ROOT) not in sys.path:  # benchmarks are not installed
     sys.path.insert(0, str(ROOT))
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import pruned, scaling, waiting, worker  # noqa: E402
+from benchmarks import pages, pruned, scaling, waiting, worker  # noqa: E402
 from benchmarks.dense_reference import dense_masks, dense_pass, sum_of_fvu  # noqa: E402
 from benchmarks.measure import interleaved, peak_bytes  # noqa: E402
 from benchmarks.synthetic import Sizes, SyntheticModel, connect, make_suite  # noqa: E402
@@ -198,6 +198,15 @@ def test_a_command_writes_its_rows(
     if name == "pruned":
         assert [row["name"] for row in rows] == ["chosen connections"]
         assert all(row["loss_difference"] < 1e-5 for row in rows)
+
+
+@pytest.mark.slow
+def test_pages_are_written_and_opened() -> None:
+    sizes = {"features": 80, "windows": 4, "nodes": 40, "rounds": 1}
+    written, *opened = pages.run(quick=True, device="cpu", sizes=sizes)
+    assert (written.name, written.sizes["features"]) == ("write the pages", 80)
+    assert all(row.ratio is not None and math.isfinite(row.ratio) for row in (written, *opened))
+    assert len(opened) in (0, 6), "nothing is opened where there is no browser"
 
 
 def test_waiting_takes_turns_in_processes_of_either_policy(monkeypatch: pytest.MonkeyPatch) -> None:

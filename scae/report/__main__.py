@@ -36,13 +36,14 @@ def report(directory: Path) -> None:
         metrics = read_metrics(directory)
         console.print(arms_table(metrics))
         print_remarks(console, remarks(metrics))
-        written = [page, directory / "fvu.png", directory / "curves.png", directory / "metrics.json"]
+        names = ("report.html", "features.html", "fvu.png", "curves.png", "metrics.json")
+        written = [page, *(directory / name for name in names)]
     elif is_sweep(directory):
         page = write_sweep(directory)
         for table in sweep_table(directory):
             console.print(table)
         print_remarks(console, sweep_remarks(directory))
-        written = [page, directory / "sweep.png", directory / "sweep.json"]
+        written = [page, *(directory / name for name in ("report.html", "sweep.png", "sweep.json"))]
     else:
         raise ReportError(_what_is_missing(directory))
     for path in written:

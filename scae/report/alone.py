@@ -12,12 +12,12 @@ HEADERS = ("site", "ΔCE", "CE rec. %", "KL", "FVU", "L0", "dead %")
 PLAIN = next(arm for arm in ARMS if arm.key == "plain")
 
 
-def alone_sections(metrics: Metrics) -> list[str]:
-    """Paragraphs and a table; nothing where it was not measured."""
+def alone_grid(metrics: Metrics) -> Grid | None:
+    """A row a site; None where it was not measured."""
     prefix = "alone/ce_diff/"
     sites = sorted((key.removeprefix(prefix) for key in metrics if key.startswith(prefix)), key=natural)
     if not sites:
-        return []
+        return None
     rows = [
         Row(
             cells=(
@@ -32,4 +32,10 @@ def alone_sections(metrics: Metrics) -> list[str]:
         )
         for site in sites
     ]
-    return [MEANING, Grid(headers=HEADERS, rows=tuple(rows)).markdown()]
+    return Grid(headers=HEADERS, rows=tuple(rows))
+
+
+def alone_sections(metrics: Metrics) -> list[str]:
+    """Paragraphs and a table; nothing where it was not measured."""
+    grid = alone_grid(metrics)
+    return [] if grid is None else [MEANING, grid.markdown()]

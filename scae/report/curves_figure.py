@@ -23,7 +23,7 @@ ROW, TOP, BOTTOM = 2.2, 0.6, 0.5  # inches, down: the axes of a stage, and what 
 
 def curves_figure(stages: Sequence[Curves], path: Path) -> Path | None:
     """Draw it to `path`; None if there is nothing to draw."""
-    stages = [stage for stage in stages if _drawn(stage)]
+    stages = [stage for stage in stages if drawn(stage)]
     if not stages:
         return None
     width, height = LEFT + LOSS + GAP + DEAD + RIGHT, len(stages) * (ROW + TOP + BOTTOM)
@@ -40,7 +40,7 @@ def curves_figure(stages: Sequence[Curves], path: Path) -> Path | None:
         return save(figure, path)
 
 
-def _drawn(stage: Curves) -> list[tuple[str, str, Points]]:
+def drawn(stage: Curves) -> list[tuple[str, str, Points]]:
     """(whose, term, points) of every line, the terms in order."""
     found = [(whose, term, stage.lines.get(f"{whose}/{term}", ())) for term in TERMS for whose in ("train", "valid")]
     found = [line for line in found if line[2]]
@@ -51,7 +51,7 @@ def _drawn(stage: Curves) -> list[tuple[str, str, Points]]:
 
 def _losses(axes: Axes, stage: Curves) -> None:
     labels, values = [], []
-    for whose, term, points in _drawn(stage):
+    for whose, term, points in drawn(stage):
         colour = COLOURS[TERMS.index(term) % len(COLOURS)]
         look_of: dict[str, Any] = DOTTED if whose == "valid" else {"zorder": 3}
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=2.2 if term == "loss" else 1.4, **look_of)

@@ -75,14 +75,14 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def number(value: float | None, digits: int = 3, *, scale: float = 1.0, sign: bool = False) -> str:
+def number(value: float | int | None, digits: int = 3, *, scale: float = 1.0, sign: bool = False) -> str:
     """A number to so many digits after the point, or the dash of a missing one."""
     if value is None:
         return MISSING
     return f"{value * scale:{'+' if sign else ''},.{digits}f}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float | int | None) -> str:
     """`"3.2 s"`, `"4 min 05 s"`, `"2 h 07 min"`."""
     if seconds is None:
         return MISSING

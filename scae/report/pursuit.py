@@ -12,16 +12,22 @@ MEANING = (
 )
 
 
-def pursuit_sections(metrics: Metrics) -> list[str]:
-    """Markdown; nothing where nothing was searched for."""
+def pursuit_grid(metrics: Metrics) -> Grid | None:
+    """A row a site and their mean; None where nothing was searched for."""
     sites = sorted((key.removeprefix("pursuit/fvu/") for key in metrics if key.startswith("pursuit/fvu/")), key=natural)
     if not sites:
-        return []
+        return None
     columns = [[metrics.get(f"{arm}/{name}/{site}") for site in sites] for name in ("fvu", "l0") for arm in ARMS]
     rows = [Row(cells=(site, *_cells([column[i] for column in columns]))) for i, site in enumerate(sites)]
     rows[-1] = Row(cells=rows[-1].cells, ends=True)
     rows.append(Row(cells=("mean", *_cells([_mean(column) for column in columns])), strong=True))
-    return [MEANING, Grid(headers=HEADERS, rows=tuple(rows)).without_empty_columns().markdown()]
+    return Grid(headers=HEADERS, rows=tuple(rows)).without_empty_columns()
+
+
+def pursuit_sections(metrics: Metrics) -> list[str]:
+    """Markdown; nothing where nothing was searched for."""
+    grid = pursuit_grid(metrics)
+    return [] if grid is None else [MEANING, grid.markdown()]
 
 
 def _cells(values: list[float | None]) -> tuple[str, ...]:

@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import Window, chromium, why_none
 
 LAYERS = 4
 SITES = [f"{layer}.{kind}" for layer in range(LAYERS) for kind in ("attn", "mlp")]
@@ -98,3 +99,27 @@ def sweep(tmp_path: Path, put: Callable[..., Path]) -> Path:
     error = "ValueError: `connectivity.C` must be >= 0\nTraceback: more"
     put(directory / "4", None, ["sae.k=32", "connectivity.C=-1"], status="failed", error=error)
     return directory
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; skips where there is none."""
+    if reason := why_none():
+        pytest.skip(reason)
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def window(browser: Any) -> Iterator[Callable[..., Window]]:
+    """Open windows; at the end none of them may have anything to complain of."""
+    opened: list[Window] = []
+
+    def open_window(**given: Any) -> Window:
+        opened.append(Window(browser, **given))
+        return opened[-1]
+
+    yield open_window
+    for one in opened:
+        one.check()
+        one.context.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scae.report import write_run
-from scae.report.curves_figure import _drawn, curves_figure
+from scae.report.curves_figure import curves_figure, drawn
 from scae.report.history import Curves, read_lines
 
 Put = Callable[..., Path]
@@ -50,10 +50,10 @@ def test_a_file_that_a_killed_fit_has_left_is_read_as_far_as_it_goes(tmp_path: P
 
 def test_the_only_term_is_the_loss(tmp_path: Path) -> None:
     lines = read_lines(write(tmp_path))
-    drawn = [(whose, term) for whose, term, _ in _drawn(Curves("finetune", lines))]
-    assert drawn == [("train", "loss"), ("valid", "loss"), ("train", "recon"), ("train", "logit_kl")]
+    found = [(whose, term) for whose, term, _ in drawn(Curves("finetune", lines))]
+    assert found == [("train", "loss"), ("valid", "loss"), ("train", "recon"), ("train", "logit_kl")]
     one = {name: points for name, points in lines.items() if name != "train/logit_kl"}
-    assert [line[:2] for line in _drawn(Curves("pretrain", one))] == [("train", "loss"), ("valid", "loss")]
+    assert [line[:2] for line in drawn(Curves("pretrain", one))] == [("train", "loss"), ("valid", "loss")]
 
 
 def test_the_figure_has_a_row_a_stage(tmp_path: Path) -> None:

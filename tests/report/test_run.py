@@ -123,6 +123,8 @@ def test_rewriting_follows_the_files_and_leaves_no_temporary(tmp_path: Path, put
         "fvu.png",
         "job.json",
         "metrics.json",
+        "pages",
+        "report.html",
         "report.md",
         "run.json",
     ]
