@@ -36,7 +36,7 @@ ALIVE, NEVER_FIRED, PLAIN_ONLY, NO_INPUT = 0, 1, 2, 3
 are sites upstream it has no incoming connection."""
 ENDS = ("embed", "unembed")
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 Fields = Mapping[str, tuple[str, str]]
 """By name: dtype and axes. Axes: n tokens, F features, P passes, B bins, E examples, Q bands, M drawn from each, K
 tokens of the vocabulary, S neighbours, e connections, p stored activations; `F+1` one more than F."""
