@@ -26,6 +26,7 @@ from scae.label.run import Tally, run
 from scae.label.scoring import Outcome, requests
 from scae.report.analysis_files import Analysis, AnalysisError
 
+FEATURE_PAGES = "features.html"
 TOKEN_VARIABLE = "SCAE_LABEL_TOKEN"
 
 
@@ -114,7 +115,8 @@ def _label(options: argparse.Namespace, console: Console) -> None:
     except Timeout:
         raise LabelError(f"another command labels {options.run} now") from None
     kept = f", {len(wanted) - len(features)} were there already" if len(features) < len(wanted) else ""
-    console.print(f"{tally.summary(len(features))}{kept}: {records.path}, {script.relative_to(options.run)}")
+    shown = _rebuild(options.run) if tally.outcomes else ""
+    console.print(f"{tally.summary(len(features))}{kept}: {records.path}, {script.relative_to(options.run)}{shown}")
 
 
 def _opened(
@@ -139,6 +141,19 @@ def _endpoint(options: argparse.Namespace) -> Endpoint:
         timeout=float(options.timeout),
         longest=options.max_tokens,
     )
+
+
+def _rebuild(run: Path) -> str:
+    """Let pages of features that are there show the labels; what to say of it."""
+    if not (run / FEATURE_PAGES).is_file():
+        return ""
+    from scae.report import ReportError, write_run  # imports matplotlib
+
+    try:
+        write_run(run)
+    except ReportError as error:
+        return f"; {FEATURE_PAGES} does not show them yet: {one_line(str(error), 200)}"
+    return f", {FEATURE_PAGES}"
 
 
 def _nobody(prompt: str) -> None:

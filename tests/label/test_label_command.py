@@ -353,6 +353,21 @@ def test_a_run_that_cannot_be_labelled_says_why(run: Path, capsys: pytest.Captur
         assert expected in one_error(capsys)
 
 
+def test_pages_that_are_there_are_made_again(run: Path, server: StandIn, capsys: pytest.CaptureFixture) -> None:
+    server.answers = oracle
+    (run / "features.html").touch()
+    assert label(run, server, "--features", CAT) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "; features.html does not show them yet: " in last
+    assert "holds no metrics to report" in last
+    (run / "metrics.json").write_text('{"lm/ce": 1.6, "plain/ce": 2.2, "plain/fvu_mean": 0.2}')
+    assert label(run, server, "--features", CAT) == 0  # nothing is new
+    assert not (run / "report.md").exists()
+    assert label(run, server, "--features", CAT, "--again") == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("pages/labels.js, features.html")
+    assert (run / "report.md").is_file()
+
+
 def test_an_endpoint_is_asked_without_torch(run: Path) -> None:
     """And the package of the command imports no client beside the standard library's."""
     code = (
