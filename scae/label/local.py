@@ -55,8 +55,8 @@ class Local:
         if getattr(self._tokenizer, "chat_template", None):
             messages = [{"role": "user", "content": prompt}]
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-            return self._tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-        return self._tokenizer(prompt, return_tensors="pt")["input_ids"]
+            return self._tokenizer(text, return_tensors="pt", add_special_tokens=False, verbose=False)["input_ids"]
+        return self._tokenizer(prompt, return_tensors="pt", verbose=False)["input_ids"]
 
     def _padding(self) -> int:
         """Of one prompt nothing is padded; generate wants a number all the same."""

@@ -38,8 +38,9 @@ class Snippet:
         return "".join(parts)
 
     def strengths(self, largest: float) -> str:
-        """Its important tokens, each with its activation in tenths of `largest`: ("er", 9), (" than", 4)."""
-        shown = self.important()[:STRENGTHS_SHOWN]
+        """Its most important tokens as they stand, with activations in tenths of `largest`: ("er", 9), (" than", 4)."""
+        strongest = sorted(self.important(), key=lambda i: -self.values[i])[:STRENGTHS_SHOWN]
+        shown = sorted(strongest)
         return ", ".join(f'("{_on_one_line(self.texts[i])}", {_tenths(self.values[i], largest)})' for i in shown)
 
 

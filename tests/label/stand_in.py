@@ -25,7 +25,7 @@ class StandIn:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with outer._lock:
                     outer.requests.append({"path": self.path, "headers": dict(self.headers), "body": body})
-                    answer = outer.answers(body["messages"][0]["content"])
+                answer = outer.answers(body["messages"][0]["content"])
                 status, headers, content = (200, {}, completion(answer)) if isinstance(answer, str) else answer
                 raw = (content if isinstance(content, str) else json.dumps(content)).encode()
                 self.send_response(status)

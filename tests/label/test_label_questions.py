@@ -48,6 +48,8 @@ def test_marks_join_neighbours_and_leave_out_what_is_weak() -> None:
     assert snippet.marked(()) == " a\\n b c<i>"
     assert snippet.strengths(10.0) == '(" a", 10), ("\\n", 4), ("<i>", 3)'
     assert Snippet(texts=("a",), values=(0.0,)).important() == []
+    rising = Snippet(texts=tuple("abcdefghijkl"), values=tuple(float(i) for i in range(20, 32)))
+    assert rising.strengths(31.0).startswith('("c", 7), ("d", 7)')  # the ten strongest
 
 
 def firing_at(text: Text, tokens: list[int]) -> Firing:
