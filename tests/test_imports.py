@@ -18,7 +18,7 @@ LAYERS = (
     ("activations",),
     ("training", "evaluation", "report", "interop"),
     ("experiment",),
-    ("command",),
+    ("command", "circuit"),
     ("__init__", "__main__"),  # the package's own face may show anything
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
