@@ -52,13 +52,14 @@ def handed_on(
     """w B for w = `start` and A = `share`, by levels."""
     out = torch.zeros_like(start)
     level = nodes.level[links.target]
-    order = level.argsort(descending=True, stable=True)
-    source, target, share = links.source[order], links.target[order], share[order]
-    sizes = torch.bincount(level, minlength=1).flip(0).tolist()
-    begin = 0
-    for size in sizes:
-        part = slice(begin, begin + size)
-        begin += size
+    source, target = links.source, links.target
+    if bool((level.diff() < 0).any()):  # a graph that was just made has its edges in order
+        order = level.argsort(stable=True)
+        source, target, share = source[order], target[order], share[order]
+    end = len(level)
+    for size in reversed(torch.bincount(level).tolist()):
+        part = slice(end - size, end)
+        end -= size
         out.index_add_(0, source[part], share[part] * (out + start)[target[part]])
     return out
 
@@ -80,18 +81,15 @@ def scores(nodes: Nodes, links: Links) -> Scores:
 
 
 def _scores(nodes: Nodes, links: Links, left_out: Float[Tensor, " node"]) -> tuple[float, float]:
-    """Replacement and completeness; left_out: what each node reads that is an error beside those with a node."""
+    """Replacement and completeness, as if what is left out of each node were an error node of its own."""
     share, start = normalised(nodes, links, left_out), nodes.probability.double()
     found = handed_on(nodes, links, share, start)
-    from_error = torch.where(nodes.of("error")[links.source], share, 0)
-    own = found.new_zeros(len(nodes)).index_add(
-        0, links.target, share
-    )  # 1 less what is left out, where anything is read
-    wrong = torch.where(left_out > 0, 1 - own, 0).index_add(0, links.target, from_error)
-    token = found[nodes.of("token")].sum()
     reached = found + start
-    error = (reached * wrong).sum()
-    return float(token / (token + error).clamp_min(1e-30)), float((reached * (1 - wrong)).sum() / reached.sum())
+    told = found.new_zeros(len(nodes)).index_add(0, links.target, share)  # 1, less the share of what is left out
+    beside = (reached * torch.where(left_out > 0, 1 - told, 0)).sum()
+    error, token = found[nodes.of("error")].sum() + beside, found[nodes.of("token")].sum()
+    total = reached.sum() + beside
+    return float(token / (token + error).clamp_min(1e-30)), float((total - error) / total)
 
 
 def cut(nodes: Nodes, links: Links, *, node_threshold: float, edge_threshold: float) -> Kept:

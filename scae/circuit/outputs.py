@@ -32,7 +32,8 @@ def own_logits(suite: Suite, trace: Trace) -> Float[Tensor, " vocab"]:
 
 def chosen(suite: Suite, trace: Trace, most: int, probability: float) -> Int[Tensor, " logit"]:
     """The most probable next tokens of the model: as many as it takes to reach `probability`, `most` at most."""
-    likely, token = suite.lm.paths.capped(own_logits(suite, trace)).softmax(0).topk(most)
+    likely = suite.lm.paths.capped(own_logits(suite, trace)).softmax(0)
+    likely, token = likely.topk(min(most, len(likely)))
     before = likely.cumsum(0) - likely
     return token[before < probability]
 
