@@ -19,7 +19,7 @@ LAYERS = (
     ("training", "evaluation", "report", "interop"),
     ("analysis",),
     ("experiment",),
-    ("command", "label"),
+    ("command", "circuit", "label"),
     ("__init__", "__main__"),  # the package's own face may show anything
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

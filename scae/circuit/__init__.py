@@ -1,0 +1,15 @@
+"""Circuits: the exact graph of what the pruned pass computes on a prompt, and the connections around a feature.
+
+from scae import open_run
+from scae.circuit import circuit
+circuit(open_run(DIR), "Once upon a time").prune().save("circuits/once")
+around(open_run(DIR), "2.mlp/17", steps=2).save("circuits/2.mlp-17")
+"""
+
+from scae.circuit.graph import About, Circuit, Pruning
+from scae.circuit.influence import Scores
+from scae.circuit.nodes import Node, Nodes
+from scae.circuit.prompt import circuit
+from scae.circuit.static import around
+
+__all__ = ["About", "Circuit", "Node", "Nodes", "Pruning", "Scores", "around", "circuit"]

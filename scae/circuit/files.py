@@ -1,0 +1,48 @@
+"""A circuit on disk: `graph.json` for whoever reads such graphs, `graph.js` for the page, and the page.
+
+The page opens from disk, where a script may load another and no data: `graph.js` hands the same JSON to it.
+"""
+
+import json
+import re
+import zlib
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from scae.circuit.graph import Circuit
+from scae.core.whole_files import write_text
+
+LONGEST = 48
+
+
+def write(circuit: Circuit, folder: Path) -> Path:
+    """Everything, into a folder of the slug's name, which it returns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(circuit.json(folder.name), allow_nan=False)
+    write_text(folder / "graph.json", text)
+    write_text(folder / "graph.js", f'scae_data("graph", {text.replace("<", chr(92) + "u003c")});\n')
+    _write_page(folder)
+    return folder
+
+
+def slug_of(text: str) -> str:
+    """A name of a folder, which another text does not get: its words, and where they are not all a sum of it."""
+    words = "-".join(re.findall(r"[a-z0-9]+", text.lower()))
+    if words.replace("-", " ") == text and len(words) <= LONGEST:
+        return words
+    return f"{words[:LONGEST].strip('-')}-{zlib.crc32(text.encode()) & 0xFFFF:04x}".lstrip("-")
+
+
+def check_slug(slug: str) -> str:
+    """Raises ValueError where it is no name of a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", slug):
+        raise ValueError(f"slug {slug!r}: letters, digits and . _ - name a folder, the first a letter or a digit")
+    return slug
+
+
+def _write_page(folder: Path) -> None:
+    """`circuit.html` and what it needs, as soon as the report has that page."""
+    pages = "scae.report.pages"
+    if find_spec(pages) is not None and hasattr(import_module(pages), "write_circuit_page"):
+        import_module(pages).write_circuit_page(folder)
