@@ -285,7 +285,7 @@ def _moved(
     suite: Suite,
     readers: Sequence[Site],
     wrote: Mapping[Module, Stream],
-    before: Mapping[Module, Stream],
+    before: Mapping[Module, Float[Tensor, "window pos d_model"]],
     windows: Int[Tensor, " row"],
 ) -> Iterator[tuple[Site, Stream]]:
     """By how much the stream has changed that reaches the module of each site; in order."""
@@ -403,7 +403,7 @@ def agreement(predicted: Float[Tensor, " effect"], found: Float[Tensor, " effect
     ours, theirs = (ranks - ranks.mean() for ranks in (_ranks(p), _ranks(y)))
     spread = ours.norm() * theirs.norm()
     if spread > 0:
-        none["rank"] = float((ours * theirs).sum() / spread)
+        none["rank"] = max(-1.0, min(1.0, float((ours * theirs).sum() / spread)))
     return none
 
 

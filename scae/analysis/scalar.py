@@ -13,6 +13,10 @@ The strength of an edge is what it contributes where it matters, in units of wha
 its mean contribution (`scae.selection.contributions`, weighted by activation, in the pruned pass) times what an error
 of its feature is to its site (`scae.selection.budgets`); edges of different features and sites can be ordered by it.
 Edges into the sink (`sites.unembed`) compare by their contributions alone.
+
+The twin: the same with as many random connections. On the suite of the chosen ones it says what its dictionaries owe to
+those; on a suite that was finetuned along random ones (`evaluation.twins`), what the choice is worth. Costs a pruned pass
+of the text for each number of edges.
 """
 
 import copy

@@ -1,6 +1,7 @@
 """Interventions on tiny models in float64: what is exact, what is nothing, and that all of it is counted right."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -58,22 +59,19 @@ def brute_force(suite: Suite, trace: Trace, up: Site, j: int, down: Site, i: int
     code = suite(trace, mode="plain").codes[up].dense()
     row = suite[up].decoder.W[j].detach() * suite[up].writes.scale * code[t, j]
 
-    def put(module: Module, read: Any, wrote: torch.Tensor) -> torch.Tensor:
-        if module == up.module:
+    def put(seen: list[torch.Tensor], added: bool, module: Module, read: Any, wrote: torch.Tensor) -> torch.Tensor:
+        if module == down.module:
+            seen.append(wrote if read is None else read)
+        if added and module == up.module:
             wrote = wrote.clone()
             wrote[0, t] += row
-        seen[module] = wrote if read is None else read
         return wrote
 
     pre = []
-    for hook in (
-        put,
-        lambda module, read, wrote: (seen.__setitem__(module, wrote if read is None else read), wrote)[1],
-    ):
-        seen: dict[Module, torch.Tensor] = {}
-        suite.lm.splice(trace, hook, readers={down.module} if down.transcoder else set())
-        x = seen[down.module][0]
-        pre.append(suite[down].encoder.preactivations(suite[down].shift(x))[:, i])
+    for added in (True, False):
+        seen: list[torch.Tensor] = []
+        suite.lm.splice(trace, partial(put, seen, added), readers={down.module} if down.transcoder else set())
+        pre.append(suite[down].encoder.preactivations(suite[down].shift(seen[0][0]))[:, i])
     return (pre[0] - pre[1]).detach()
 
 
@@ -115,10 +113,10 @@ def test_an_edge_without_weight_foretells_nothing(suite: Suite, two_batches: Tra
 
 
 def test_a_step_twice_as_large_is_foretold_to_do_twice_as_much(suite: Suite, two_batches: Traces) -> None:
-    small, large = (effects(suite, two_batches, step=step) for step in (1e-4, 2e-4))
+    small, large = (effects(suite, two_batches, step=step) for step in (1e-3, 2e-3))
     for one, other in zip(small, large, strict=True):
         torch.testing.assert_close(other.predicted, 2 * one.predicted)
-        torch.testing.assert_close(other.live, 2 * one.live, rtol=0.05, atol=float(1e-3 * one.live.abs().max()))
+        torch.testing.assert_close(other.live, 2 * one.live, rtol=0.1, atol=float(1e-2 * one.live.abs().max()))
 
 
 def test_the_batches_that_text_comes_in_change_nothing(suite: Suite, lm: LanguageModel) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -107,7 +108,7 @@ def test_numbers_are_spaced_by_their_logarithms() -> None:
     assert numbers(0, 12) == [0]
     found = numbers(294726, 12)
     assert len(found) == 13
-    assert [round(math.log(b / a), 1) for a, b in zip(found[5:], found[6:], strict=False)] == [1.1] * 7
+    assert [round(math.log(b / a), 1) for a, b in pairwise(found[5:])] == [1.1] * 7
 
 
 def test_suites_without_connections_and_with_all(suite: Suite, two_batches: Traces) -> None:

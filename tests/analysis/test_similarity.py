@@ -85,5 +85,5 @@ def test_no_measure_depends_on_the_unit_of_the_stream(suite: Suite) -> None:
 
 def test_what_is_in_another_space_is_refused(suite: Suite) -> None:
     stream, point = (suite.sites[0], torch.arange(2)), (Site.at("blocks.0.attn.hook_z"), torch.arange(2))
-    with pytest.raises(ValueError, match="0.attn and blocks.0.attn.hook_z do not write to the same space"):
+    with pytest.raises(ValueError, match=r"0.attn and blocks.0.attn.hook_z do not write to the same space"):
         between(suite, stream, point)
