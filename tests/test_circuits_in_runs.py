@@ -69,7 +69,7 @@ def test_labels_are_shown(run: Run) -> None:
     try:
         assert "syllables" in {node["clerp"] for node in circuit(run, TEXT).json()["nodes"]}
         labels.write_text("{")
-        with pytest.raises(ValueError, match="labels.json holds no labels that can be read"):
+        with pytest.raises(ValueError, match=r"labels\.json holds no labels that can be read"):
             circuit(run, TEXT)
     finally:
         labels.unlink()

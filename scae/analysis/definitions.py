@@ -48,4 +48,18 @@ DEFINITIONS: dict[str, str] = {
     "mean_ablation": "ablation mean: replaced by the mean over this text",
     "reconstruction": "ablation: replaced by the reconstruction; one alone: of the plain pass; all: of the spliced "
     "pass, where every dictionary reads what the others make of the model",
+    "similar": "features of all sites with the largest cosine between decoder rows",
+    "coactive": "features of all sites that fire with it, by Jaccard; correlation over all live tokens, PMI in nats",
+    "clusters": "groups of features that fire together: Markov clustering of the graph of coactive neighbours",
+    "faithfulness": "an upstream feature's decoder row is added to what its module writes in the live model, at a "
+    "token where it fires, times its activation; predicted: by how much the connection says that a downstream pre-activation "
+    "moves; live: by how much it does",
+    "faithfulness_by_distance": "the same by the number of levels of modules from the one to the other",
+    "rank": "Spearman's correlation between predicted and live changes",
+    "r2": "1 - sum (live - predicted)^2 / sum (live - mean live)^2: of the prediction as it is",
+    "slope": "sum live predicted / sum predicted^2",
+    "sign": "share of the changes of which both have the same sign",
+    "frozen": "the same of the stream that reaches the downstream module, read with the scales and patterns of before",
+    "scalar": "mean KL(model || pruned pass) in nats along the n strongest connections; absolute: its integral over n, "
+    "relative: its mean over n, log_area: its mean over log n",
 }

@@ -54,19 +54,8 @@ class Effects:
     frozen: Float[Tensor, " effect"]
 
 
-def faithfulness(
-    suite: Suite,
-    traces: Traces,
-    *,
-    edges: int = 400,
-    seed: int = 0,
-    mode: Mode = "plain",
-    connections: Connections | None = None,
-    tokens: int = 1,
-    step: float = 1.0,
-) -> list[dict[str, Any]]:
-    """A row for each pair of sites: how well edges foretell what an intervention does. See `effects`, `agreement`."""
-    found = effects(suite, traces, edges=edges, seed=seed, mode=mode, connections=connections, tokens=tokens, step=step)
+def by_pair(found: Iterable[Effects]) -> list[dict[str, Any]]:
+    """A row for each pair of sites: how well its edges foretell what an intervention does. See `agreement`."""
     return [{"up": str(one.up), "down": str(one.down)} | _row([one]) for one in found]
 
 
@@ -76,6 +65,11 @@ def by_distance(found: Iterable[Effects]) -> list[dict[str, Any]]:
     for one in found:
         groups.setdefault(one.distance, []).append(one)
     return [_row(groups[distance]) for distance in sorted(groups)]
+
+
+def overall(found: Sequence[Effects]) -> dict[str, Any]:
+    """The same of all pairs together; empty where there is none."""
+    return {key: value for key, value in _row(found).items() if key != "distance"} if found else {}
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ of its feature is to its site (`scae.selection.budgets`); edges of different fea
 Edges into the sink (`sites.unembed`) compare by their contributions alone.
 
 The twin: the same with as many random connections. On the suite of the chosen ones it says what its dictionaries owe to
-those; on a suite that was finetuned along random ones (`evaluation.twins`), what the choice is worth. Costs a pruned pass
-of the text for each number of edges.
+those; on a suite that was finetuned along random ones (`evaluation.twins`), what the choice is worth. Costs a pruned
+pass of the text for each number of edges.
 """
 
 import copy

@@ -6,13 +6,14 @@
 The arrays may be memory-mapped: nothing here copies them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import no_type_check
 
 import numpy as np
 from numba import njit
 
 from scae.kernels import SparseCode
+from scae.report.analysis_files import Tables
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,11 @@ class Codes:
         token, by_feature = np.empty(len(feature), np.int32), np.empty(len(feature), value.dtype)
         _turn(crow, feature, value, feature_crow[:-1].copy(), token, by_feature)
         return cls(crow, feature, value, feature_crow, token, by_feature)
+
+    @classmethod
+    def stored(cls, file: Tables) -> "Codes":
+        """Of a database, left on disk."""
+        return cls(*(file.mapped(one.name) for one in fields(cls)))
 
     @property
     def n_tokens(self) -> int:

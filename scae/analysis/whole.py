@@ -19,8 +19,7 @@ import torch
 from safetensors.numpy import save_file
 
 from scae.analysis.ablation import ablation
-from scae.analysis.between import Relations, relations
-from scae.analysis.codes import LiveCodes
+from scae.analysis.between import Relations, relations, tried
 from scae.analysis.contributions import EdgeList, constants, edge_list
 from scae.analysis.database import Array, write_codes
 from scae.analysis.definitions import DEFINITIONS
@@ -28,6 +27,7 @@ from scae.analysis.features import counts, density, of_activations, states
 from scae.analysis.fidelity import fidelity
 from scae.analysis.logits import logits
 from scae.analysis.looking import Looking
+from scae.analysis.sparse import Codes
 from scae.analysis.statistics import Extent
 from scae.core.whole_files import write, write_text
 from scae.data import token_texts
@@ -35,15 +35,17 @@ from scae.report.analysis_files import ANALYSIS, CODES, FEATURES, FORMAT, TOKENS
 from scae.sites import Site, further
 
 log = logging.getLogger(__name__)
+SAMPLE = 1 << 11  # tokens on which the pruned pass runs once for every number of connections
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """examples: the largest activations that are kept of a feature; neighbours: features nearest to it; seed: of what
-    is drawn."""
+    """examples: the largest activations that are kept of a feature; neighbours: features nearest to it; edges:
+    connections that are tried between two sites, None: none are; seed: of what is drawn."""
 
     examples: int
     neighbours: int
+    edges: int | None
     seed: int
 
 
@@ -59,7 +61,8 @@ def analyze(looking: Looking, wanted: Wanted) -> dict[str, float]:
 def numbers(summary: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """What of analysis.json goes to `metrics.json`, but for numbers that are not defined.
 
-    analysis/<pass>/<number>/<site>, analysis/ablation/<what>/<site or all>, analysis/agreement/<number>/<site>
+    analysis/<pass>/<number>/<site>, analysis/ablation/<what>/<site or all>, analysis/agreement/<number>/<site>,
+    analysis/faithfulness/<number>, analysis/scalar/log_area and both of the random twin (..._random)
     """
     for note in summary["sites"]:
         for mode in summary["passes"]:
@@ -68,6 +71,14 @@ def numbers(summary: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for site, of_site in {"all": summary["ablation"]["all"], **summary["ablation"]["sites"]}.items():
         for kind, value in of_site.items():
             yield f"analysis/ablation/{kind}/{site}", value
+    for twin in ("", "_random"):
+        of_all = summary.get(f"faithfulness_by_distance{twin}", {}).get("all", {})
+        for key in ("rank", "r2", "slope"):
+            if of_all.get(key) is not None:
+                yield f"analysis/faithfulness{twin}/{key}", of_all[key]
+        area = summary.get("scalar", {}).get(twin.removeprefix("_") or "pruned", {}).get("log_area")
+        if area is not None:
+            yield f"analysis/scalar{twin}/log_area", area
     for site, of_site in summary.get("agreement", {}).items():
         for key, value in of_site.items():
             if value is not None:
@@ -107,8 +118,17 @@ class _Analysis:
             write_codes(path, parts, n_tokens=self.text.n_tokens, n_features=self.suite[site].n_features)
 
     def _relations(self) -> tuple[Relations, dict[str, Any]]:
-        files = {site: Tables(self._codes(self.passes[-1], site)) for site in self.suite.sites}
-        return relations(self.suite, LiveCodes(files, self.text.live), top=self.wanted.neighbours)
+        codes = {site: Codes.stored(Tables(self._codes(self.passes[-1], site))) for site in self.suite.sites}
+        window = torch.arange(self.text.n_tokens) // self.text.context
+        found, sections = relations(
+            self.suite, codes, n_live=self.text.n_live, window=window, top=self.wanted.neighbours
+        )
+        if self.looking.connected and self.wanted.edges is not None:
+            log.info("analyze: connections are tried in the live model, and kept by strength")
+            few = partial(self.text.traces, self.lm, self.text.index[: max(1, SAMPLE // self.text.context)])
+            text = partial(self.text.traces, self.lm)
+            sections |= tried(self.suite, text, few, edges=self.wanted.edges, seed=self.wanted.seed)
+        return found, sections
 
     def _write_features(self, number: int, site: Site, edges: EdgeList | None, of_each_other: Relations) -> None:
         path = self._features(site)

@@ -37,6 +37,7 @@ ALIVE, NEVER_FIRED, PLAIN_ONLY, NO_INPUT = 0, 1, 2, 3
 are sites upstream it has no incoming connection."""
 ENDS = ("embed", "unembed")
 
+NUMBERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "F32": "<f4", "BOOL": "|b1"}
 Array = NDArray[Any]
 Fields = Mapping[str, tuple[str, str]]
 """By name: dtype and axes. Axes: n tokens, F features, P passes, B bins, E examples, Q bands, M drawn from each, K
@@ -184,6 +185,17 @@ class Tables:
         """The whole of a tensor."""
         self._demand(name)
         return self._file.get_tensor(name)
+
+    def mapped(self, name: str) -> Array:
+        """The same, left on disk and read where it is looked at."""
+        self._demand(name)
+        kind = np.dtype(NUMBERS[self.dtypes[name]])
+        if 0 in self.shapes[name]:  # which cannot be mapped
+            return np.empty(self.shapes[name], kind)
+        with self.path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+            begins = 8 + header + json.loads(file.read(header))[name]["data_offsets"][0]
+        return np.memmap(self.path, kind, "r", begins, self.shapes[name]).view(np.ndarray)
 
     def rows(self, name: str, start: int, stop: int) -> Array:
         """A run of its rows."""

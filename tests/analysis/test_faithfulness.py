@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from scae.analysis.faithfulness import agreement, by_distance, effects, faithfulness
+from scae.analysis.faithfulness import agreement, by_distance, effects
 from scae.config import Connectivity
 from scae.connections import Connections, Inputs
 from scae.lm import LanguageModel, Module, Trace
@@ -137,11 +137,11 @@ def test_features_that_never_fire_are_not_changed(suite: Suite, two_batches: Tra
     for site in suite.sites[:-1]:
         suite[site].encoder.b.data[:] = -1e4
     assert [len(one.predicted) for one in effects(suite, two_batches)] == []
-    assert faithfulness(suite, two_batches) == []
+    assert by_pair(effects(suite, two_batches)) == []
 
 
 def test_no_connections_no_rows(suite: Suite, two_batches: Traces) -> None:
-    assert faithfulness(suite, two_batches, connections=Connections.none(suite.layout)) == []
+    assert by_pair(effects(suite, two_batches, connections=Connections.none(suite.layout))) == []
 
 
 def test_a_crosslayer_feature_is_changed_wherever_it_writes(build_tiny: Make, make_suite: Make, ragged: Make) -> None:
@@ -168,7 +168,7 @@ def test_chosen_and_random_connections_give_rows_alike(suite: Suite, two_batches
         chunk_mb=1, path=None,
     )  # fmt: skip
     chosen, _ = choose(config, suite, two_batches, seed=0)
-    rows = faithfulness(suite, two_batches, connections=chosen, mode="pruned")
+    rows = by_pair(effects(suite, two_batches, connections=chosen, mode="pruned"))
     assert rows
     for row in rows:
         assert row["edges"] <= row["effects"]

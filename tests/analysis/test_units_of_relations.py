@@ -12,7 +12,6 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "suite"))
 from test_units import in_other_units, opened
 
-from scae.analysis.faithfulness import faithfulness
 from scae.analysis.scalar import scalar
 from scae.analysis.similarity import similar
 
@@ -37,7 +36,7 @@ def test_the_unit_of_the_stream_changes_nothing(tiny: SimpleNamespace, make_suit
         trace = lm.trace(tokens, live)
         near = [one.cosine for one in similar(suite).values()]
         found.append(
-            (faithfulness(suite, lambda trace=trace: [trace]), scalar(suite, lambda trace=trace: [trace]), near)
+            (by_pair(effects(suite, lambda trace=trace: [trace])), scalar(suite, lambda trace=trace: [trace]), near)
         )
     (ours, curve, near), (theirs, other, others) = found
     assert ours == theirs

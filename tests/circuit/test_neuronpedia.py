@@ -16,7 +16,6 @@ from scae.circuit.words import Words
 from scae.lm import LanguageModel, Trace
 from scae.suite import Suite
 
-
 pytestmark = pytest.mark.parametrize(
     "sort", ["topk", "both ends", "without an attention", "crosslayer, both ends"], scope="module"
 )
