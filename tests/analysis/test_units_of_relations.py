@@ -12,6 +12,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "suite"))
 from test_units import in_other_units, opened
 
+from scae.analysis.faithfulness import by_pair, effects
 from scae.analysis.scalar import scalar
 from scae.analysis.similarity import similar
 
