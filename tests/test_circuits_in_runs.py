@@ -58,6 +58,7 @@ def test_the_command_writes_a_folder(run: Run, capsys: pytest.CaptureFixture[str
     fewer = json.loads((tmp_path / "there" / "graph.json").read_text())
     assert sum(node["feature_type"] == "logit" for node in fewer["nodes"]) <= 2
     assert len(fewer["nodes"]) < len(content["nodes"])
+    assert fewer["metadata"]["slug"] == content["metadata"]["slug"] == default.name
     assert main([str(run.folder), TEXT, "--slug", "mine"]) == 0
     assert json.loads((run.folder / "circuits" / "mine" / "graph.json").read_text())["metadata"]["slug"] == "mine"
 
@@ -69,7 +70,7 @@ def test_labels_are_shown(run: Run) -> None:
     try:
         assert "syllables" in {node["clerp"] for node in circuit(run, TEXT).json()["nodes"]}
         labels.write_text("{")
-        with pytest.raises(ValueError, match="labels.json holds no labels that can be read"):
+        with pytest.raises(ValueError, match=r"labels\.json holds no labels that can be read"):
             circuit(run, TEXT)
     finally:
         labels.unlink()
