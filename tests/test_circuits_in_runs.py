@@ -58,6 +58,7 @@ def test_the_command_writes_a_folder(run: Run, capsys: pytest.CaptureFixture[str
     fewer = json.loads((tmp_path / "there" / "graph.json").read_text())
     assert sum(node["feature_type"] == "logit" for node in fewer["nodes"]) <= 2
     assert len(fewer["nodes"]) < len(content["nodes"])
+    assert fewer["metadata"]["slug"] == content["metadata"]["slug"] == default.name
     assert main([str(run.folder), TEXT, "--slug", "mine"]) == 0
     assert json.loads((run.folder / "circuits" / "mine" / "graph.json").read_text())["metadata"]["slug"] == "mine"
 

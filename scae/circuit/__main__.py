@@ -49,7 +49,7 @@ def _write(options: argparse.Namespace) -> None:
     from scae.experiment.opened import open_run
 
     subject = options.prompt if options.feature is None else options.feature
-    slug = check_slug(slug_of(subject) if options.slug is None else options.slug)
+    slug = None if options.slug is None else check_slug(options.slug)
     run, console = open_run(options.run), Console(soft_wrap=True, highlight=False)
     if options.feature is not None:
         found = around(run, subject, steps=options.steps, strongest=options.strongest)
@@ -65,7 +65,8 @@ def _write(options: argparse.Namespace) -> None:
             f"the pass by {whole.about.absolute:.1e} at most",
             markup=False,
         )
-    folder = found.save(options.run / "circuits" / slug if options.out is None else options.out)
+    slug = slug or slug_of(subject)
+    folder = found.save(options.run / "circuits" / slug if options.out is None else options.out, slug)
     page = folder / "circuit.html"
     console.print(str(page if page.is_file() else folder / "graph.json"), markup=False)
 

@@ -16,10 +16,10 @@ from scae.core.whole_files import write_text
 LONGEST = 48
 
 
-def write(circuit: Circuit, folder: Path) -> Path:
-    """Everything, into a folder of the slug's name, which it returns."""
+def write(circuit: Circuit, folder: Path, slug: str | None = None) -> Path:
+    """Everything, into a folder, which it returns."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(circuit.json(folder.name), allow_nan=False)
+    text = json.dumps(circuit.json(slug or folder.absolute().name), allow_nan=False)
     write_text(folder / "graph.json", text)
     write_text(folder / "graph.js", f'scae_data("graph", {text.replace("<", chr(92) + "u003c")});\n')
     _write_page(folder)

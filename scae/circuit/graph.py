@@ -113,11 +113,11 @@ class Circuit:
 
         return as_json(self, slug)
 
-    def save(self, folder: str | Path) -> Path:
-        """`graph.json` and the page that shows it; returns the folder."""
+    def save(self, folder: str | Path, slug: str | None = None) -> Path:
+        """`graph.json` and the page that shows it; returns the folder, whose name is the slug where none is given."""
         from scae.circuit.files import write
 
-        return write(self, Path(folder))
+        return write(self, Path(folder), slug)
 
     def __len__(self) -> int:
         return len(self.nodes)

@@ -16,9 +16,10 @@ from scae.circuit.words import Words
 from scae.lm import LanguageModel, Trace
 from scae.suite import Suite
 
-pytestmark = pytest.mark.parametrize(
-    "sort", ["topk", "both ends", "without an attention", "crosslayer, both ends"], scope="module"
-)
+
+@pytest.fixture(scope="module", params=["topk", "both ends", "without an attention", "crosslayer, both ends"])
+def sort(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 def circuit_of(suite: Suite, one: Trace, labels: dict[str, str] | None = None) -> Circuit:
