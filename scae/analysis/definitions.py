@@ -51,9 +51,9 @@ DEFINITIONS: dict[str, str] = {
     "similar": "features of all sites with the largest cosine between decoder rows",
     "coactive": "features of all sites that fire with it, by Jaccard; correlation over all live tokens, PMI in nats",
     "clusters": "groups of features that fire together: Markov clustering of the graph of coactive neighbours",
-    "faithfulness": "an upstream feature's decoder row, times its activation, is added to what its module writes in the "
-    "live model at a token where it fires; predicted: by how much the connection says that a downstream pre-activation "
-    "moves; live: by how much it does",
+    "faithfulness": "an upstream feature's decoder row, times its activation, is added to what its module writes, in "
+    "the live model at a token where it fires; predicted: by how much the connection says that a downstream "
+    "pre-activation moves; live: by how much it does",
     "faithfulness_by_distance": "the same by the number of levels of modules from the one to the other",
     "rank": "Spearman's correlation between predicted and live changes",
     "r2": "1 - sum (live - predicted)^2 / sum (live - mean live)^2: of the prediction as it is",
