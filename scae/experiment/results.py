@@ -22,7 +22,9 @@ def write_results(plan: Plan) -> dict[str, float]:
     console = terminal()
     console.print(arms_table(metrics))
     print_remarks(console, remarks(metrics))
-    console.print(f"report   {report}\nmetrics  {output / 'metrics.json'}\nsuite    {plan.suite.folder}")
+    pages = report.with_name("report.html")
+    console.print(f"report   {report}\npages    {pages}")
+    console.print(f"metrics  {output / 'metrics.json'}\nsuite    {plan.suite.folder}")
     return metrics
 
 
