@@ -67,7 +67,7 @@ def metrics() -> dict[str, float]:
     return make_metrics()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make() -> Callable[..., dict[str, float]]:
     return make_metrics
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -58,15 +59,23 @@ def analysis_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_analysis(tmp_path_factory.mktemp("analysis") / "analyze-1", sites=SITES, features=FEATURES, ends=True)
 
 
-@pytest.fixture
-def analysed(tmp_path: Path, put: Put, metrics: dict[str, float], analysis_folder: Path) -> Path:
-    """A run with an analysis and a label."""
-    run = put(tmp_path / "run", metrics, ["sae=topk"])
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, analysis_folder: Path, make: Make) -> Path:
+    """A run with an analysis and a label, and its report."""
+    run = tmp_path_factory.mktemp("written") / "run"
+    run.mkdir()
+    (run / "metrics.json").write_text(json.dumps(make()))
     (run / "run.json").write_text(json.dumps({"stages": {"analyze": str(analysis_folder)}}))
     label = {"label": "a <b>cat</b>", "detection": 0.81, "fuzzing": 0.7}
     (run / "labels.json").write_text(json.dumps({"format": 1, "labels": {"1.mlp/3": label}}))
     write_run(run)
     return run
+
+
+@pytest.fixture
+def analysed(tmp_path: Path, written: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(written, tmp_path / "run"))
 
 
 @pytest.mark.parametrize("text", [*NASTY, "-->", "]]>", 'x");alert(1);("'])
@@ -150,6 +159,7 @@ def test_circuits_are_linked_with_their_prompts(tmp_path: Path, put: Put, metric
 
 
 def test_old_data_goes_and_the_same_data_stays(analysed: Path) -> None:
+    write_run(analysed)
     first = data(analysed)
     stale = analysed / "pages" / "data-000000000000"
     stale.mkdir()
@@ -292,6 +302,7 @@ def test_a_suite_that_is_not_pruned_has_pages_too(tmp_path: Path, put: Put, metr
     assert "agreement" not in value(data(run) / "site0" / "index.js")
 
 
+@pytest.mark.slow
 def test_ten_thousand_features_fit_and_a_page_loads_little(tmp_path: Path, put: Put, metrics: dict[str, float]) -> None:
     run = put(tmp_path / "run", metrics)
     write_analysis(run / "analyze-1", sites=SITES[:2], features=5000, windows=16, degree=16)
