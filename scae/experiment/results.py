@@ -20,18 +20,11 @@ def write_results(plan: Plan) -> dict[str, float]:
     for name, content in (("metrics.json", metrics), ("run.json", describe_run(plan, output))):
         write_text(output / name, json.dumps(content, indent=2) + "\n")
     console = terminal()
-<<<<<<< HEAD
-    console.print(arms_table(metrics))
-    print_remarks(console, remarks(metrics))
-    pages = report.with_name("report.html")
-    console.print(f"report   {report}\npages    {pages}")
-=======
     if "evaluate" in plan.config.stages:
         report = write_run(output)
         console.print(arms_table(metrics))
         print_remarks(console, remarks(metrics))
-        console.print(f"report   {report}")
->>>>>>> core
+        console.print(f"report   {report}\npages    {report.with_name('report.html')}")
     console.print(f"metrics  {output / 'metrics.json'}\nsuite    {plan.suite.folder}")
     return metrics
 
