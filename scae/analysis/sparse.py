@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields
 from typing import no_type_check
 
 import numpy as np
+import torch
 from numba import njit
 
-from scae.kernels import SparseCode
+from scae.kernels import SparseCode, Support
 from scae.report.analysis_files import Tables
 
 
@@ -40,9 +41,15 @@ class Codes:
         return cls(crow, feature, value, feature_crow, token, by_feature)
 
     @classmethod
-    def stored(cls, file: Tables) -> "Codes":
-        """Of a database, left on disk."""
-        return cls(*(file.mapped(one.name) for one in fields(cls)))
+    def stored(cls, file: Tables, n_tokens: int) -> "Codes":
+        """Of the first tokens of a database: left on disk where these are all of them, in memory otherwise."""
+        if n_tokens == len(crow := file.mapped("crow")) - 1:
+            return cls(*(file.mapped(one.name) for one in fields(cls)))
+        stop = int(crow[n_tokens])
+        n_features = file.shapes["feature_crow"][0] - 1
+        crow, feature, value = crow[: n_tokens + 1], file.rows("feature", 0, stop), file.rows("value", 0, stop)
+        support = Support(torch.from_numpy(crow.copy()), torch.from_numpy(feature).long(), n_features)
+        return cls.of(SparseCode(support, torch.from_numpy(value)))
 
     @property
     def n_tokens(self) -> int:

@@ -35,6 +35,8 @@ from scae.report.analysis_files import ANALYSIS, CODES, FEATURES, FORMAT, TOKENS
 from scae.sites import Site, further
 
 log = logging.getLogger(__name__)
+RELATED = 1 << 17  # tokens, at most, on which it is counted which features fire together: 20 minutes for 12 sites of 64
+TRIED = 1 << 14  # tokens, at most, among which features are changed
 SAMPLE = 1 << 11  # tokens on which the pruned pass runs once for every number of connections
 
 
@@ -118,16 +120,18 @@ class _Analysis:
             write_codes(path, parts, n_tokens=self.text.n_tokens, n_features=self.suite[site].n_features)
 
     def _relations(self) -> tuple[Relations, dict[str, Any]]:
-        codes = {site: Codes.stored(Tables(self._codes(self.passes[-1], site))) for site in self.suite.sites}
-        window = torch.arange(self.text.n_tokens) // self.text.context
-        found, sections = relations(
-            self.suite, codes, n_live=self.text.n_live, window=window, top=self.wanted.neighbours
-        )
+        text, n_tokens = self.text, min(self.text.n_tokens, RELATED)
+        if n_tokens < text.n_tokens:
+            log.info("analyze: which features fire together is counted on the first %d tokens", n_tokens)
+        codes = {site: Codes.stored(Tables(self._codes(self.passes[-1], site)), n_tokens) for site in self.suite.sites}
+        window = torch.arange(n_tokens) // text.context
+        n_live = int(text.live[:n_tokens].sum())
+        found, sections = relations(self.suite, codes, n_live=n_live, window=window, top=self.wanted.neighbours)
         if self.looking.connected and self.wanted.edges is not None:
             log.info("analyze: connections are tried in the live model, and kept by strength")
-            few = partial(self.text.traces, self.lm, self.text.index[: max(1, SAMPLE // self.text.context)])
-            text = partial(self.text.traces, self.lm)
-            sections |= tried(self.suite, text, few, edges=self.wanted.edges, seed=self.wanted.seed)
+            some, few = (text.index[: max(1, tokens // text.context)] for tokens in (TRIED, SAMPLE))
+            traces = (partial(text.traces, self.lm, part) for part in (some, few))
+            sections |= tried(self.suite, *traces, edges=self.wanted.edges, seed=self.wanted.seed)
         return found, sections
 
     def _write_features(self, number: int, site: Site, edges: EdgeList | None, of_each_other: Relations) -> None:

@@ -32,7 +32,7 @@ FAITHFUL = (
     "An upstream feature is changed in the model itself, by adding its decoder row, and the change of the downstream "
     "pre-activation compared with what the connection foretells. Rank: rank correlation over the connections. R²: "
     "share of the variance that is foretold. Slope: measured over foretold; 1 where both agree. Beside it the same for "
-    "connections drawn at random."
+    "connections drawn at random. Moved: by how much the downstream pre-activation changed, on average."
 )
 SCALAR = (
     "KL to the model while only the n most important connections are kept. Its mean over n is ruled by the larger half "
@@ -121,9 +121,14 @@ def _pairs(kept: list[dict[str, Any]] | None, random: list[dict[str, Any]] | Non
     rows = []
     for one in kept:
         beside = twin.get((one["up"], one["down"]), {})
-        numbers = (number(found.get(key)) for key in ("rank", "r2", "slope") for found in (one, beside))
+        numbers = (number(found.get(key)) for key in ("rank", "r2", "slope", "live_size") for found in (one, beside))
         rows.append(Row(cells=(str(one["up"]), str(one["down"]), number(one.get("edges"), 0), *numbers)))
-    headers = ("from", "to", "edges", *(f"{name}{of}" for name in ("rank", "R²", "slope") for of in ("", ", random")))
+    headers = (
+        "from",
+        "to",
+        "edges",
+        *(f"{name}{of}" for name in ("rank", "R²", "slope", "moved") for of in ("", ", random")),
+    )
     return Grid(headers=headers, rows=tuple(rows), left=2).without_empty_columns()
 
 
