@@ -9,12 +9,12 @@ from scae.config import TinyModel
 from scae.core.whole_files import write_text
 from scae.experiment.plan import Plan
 from scae.experiment.table import needed_for
-from scae.report import arms_table, print_remarks, remarks, terminal, write_run
+from scae.report import arms_table, print_remarks, remarks, terminal, write_pages, write_run
 
 
 def write_results(plan: Plan) -> dict[str, float]:
     """metrics.json, run.json, report.md and a picture in the run directory; prints the table. Where arms were not
-    compared there is nothing to report on: numbers and places alone."""
+    compared there is nothing to report on: numbers, places, and pages of what an analysis has found."""
     output = Path(plan.config.paths.output)
     metrics = collect_metrics(plan)
     for name, content in (("metrics.json", metrics), ("run.json", describe_run(plan, output))):
@@ -24,7 +24,9 @@ def write_results(plan: Plan) -> dict[str, float]:
         report = write_run(output)
         console.print(arms_table(metrics))
         print_remarks(console, remarks(metrics))
-        console.print(f"report   {report}\npages    {report.with_name('report.html')}")
+        console.print(f"report   {report}\npages    {output / 'report.html'}")
+    elif "analyze" in plan.config.stages:
+        console.print(f"pages    {write_pages(output)[0]}")
     console.print(f"metrics  {output / 'metrics.json'}\nsuite    {plan.suite.folder}")
     return metrics
 

@@ -5,7 +5,7 @@ Nothing here loads a model or imports torch, so a report is rebuilt anywhere in 
 
 from scae.report.files import ReportError, is_run, is_sweep
 from scae.report.remarks import remarks
-from scae.report.run import arms_table, write_run
+from scae.report.run import arms_table, write_pages, write_run
 from scae.report.sweep import sweep_remarks, sweep_table, write_sweep
 from scae.report.terminal import print_remarks, terminal
 
@@ -19,6 +19,7 @@ __all__ = [
     "sweep_remarks",
     "sweep_table",
     "terminal",
+    "write_pages",
     "write_run",
     "write_sweep",
 ]

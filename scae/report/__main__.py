@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from scae.report.files import ReportError, is_run, is_sweep, read_metrics
+from scae.report.arms_grid import compares_arms
+from scae.report.files import ReportError, is_run, is_sweep, read_job, read_metrics
 from scae.report.remarks import remarks
-from scae.report.run import arms_table, write_run
+from scae.report.run import arms_table, write_pages, write_run
 from scae.report.sweep import sweep_remarks, sweep_table, write_sweep
 from scae.report.terminal import print_remarks, terminal
 
@@ -31,7 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
 def report(directory: Path) -> None:
     """Rebuild, print the tables, and say where the files lie."""
     console = terminal()
-    if is_run(directory):
+    if is_run(directory) and not compares_arms(read_metrics(directory)) and read_job(directory).stages.get("analyze"):
+        written = write_pages(directory)
+    elif is_run(directory):
         page = write_run(directory)
         metrics = read_metrics(directory)
         console.print(arms_table(metrics))

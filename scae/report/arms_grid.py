@@ -29,11 +29,16 @@ def recovered(metrics: Metrics, ce: float) -> float | None:
     return None if zero is None or model is None or zero == model else (zero - ce) / (zero - model)
 
 
+def compares_arms(metrics: Metrics) -> bool:
+    """Whether there is a table of arms to these numbers."""
+    return "lm/ce" in metrics or bool(present(metrics))
+
+
 def arms_grid(metrics: Metrics) -> Grid:
     """The model, its arms, and the ablations as references; columns without any value are left out."""
     metrics = {key: float(value) for key, value in metrics.items()}
     arms = present(metrics)
-    if not arms and "lm/ce" not in metrics:
+    if not compares_arms(metrics):
         raise ReportError("the metrics hold neither lm/ce nor any arm: has the evaluate stage run?")
     rows = [*_references(metrics, [("lm/ce", "model")]), *(_arm_row(metrics, arm) for arm in arms)]
     if arms:

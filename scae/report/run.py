@@ -55,11 +55,19 @@ def write_run(run_dir: Path) -> Path:
     if (costs := costs_grid(job)) is not None:
         blocks += ["## Time and tokens", costs.markdown()]
     page = run_dir / "report.md"
-    rebuild = f"python -m scae.report {run_dir}"
-    write_run_pages(job, rebuild)
+    write_pages(run_dir)
     blocks += ["## Where things lie", "\n".join(map(_link, places(job)))]
-    blocks.append(f"Rebuild this page: `{rebuild}`")
+    blocks.append(f"Rebuild this page: `{_again(run_dir)}`")
     return write_text(page, "\n\n".join(blocks) + "\n")
+
+
+def write_pages(run_dir: Path) -> list[Path]:
+    """Write the pages alone, also of a run that was analysed and not evaluated; returns them, `report.html` first."""
+    return write_run_pages(read_job(run_dir), _again(run_dir))
+
+
+def _again(run_dir: Path) -> str:
+    return f"python -m scae.report {run_dir}"
 
 
 def _state(job: Job) -> str:

@@ -121,7 +121,7 @@ def test_a_run_without_an_analysis_says_how_to_get_one(tmp_path: Path, put: Put,
     run = put(tmp_path / "run", metrics, ["sae=topk", "connectivity.C=16", "stages=[evaluate]"])
     write_run(run)
     told = "\n".join(block_texts(value(data(run) / "report.js")))
-    assert "`python train.py sae=topk connectivity.C=16 stages=[analyze]`" in told
+    assert f"`python train.py sae=topk connectivity.C=16 stages=[evaluate,analyze] hydra.run.dir={run}`" in told
     assert not (run / "features.html").exists()
 
 
@@ -178,6 +178,15 @@ def test_an_analysis_that_is_gone_takes_its_pages_along(analysed: Path) -> None:
     write_run(analysed)
     assert not (analysed / "features.html").exists()
     assert [path.name for path in data(analysed).iterdir()] == ["report.js"]
+
+
+def test_a_run_that_was_only_analysed_has_pages(analysed: Path, capsys: pytest.CaptureFixture) -> None:
+    (analysed / "metrics.json").write_text('{"analysis/x": 0.5, "time/analyze": 3.0}')
+    assert main([str(analysed)]) == 0
+    assert str(analysed / "features.html") in capsys.readouterr().out
+    sections = {section["id"] for section in value(data(analysed) / "report.js")["sections"]}
+    assert {"features", "ablation", "look"} <= sections
+    assert not {"arms", "fvu"} & sections
 
 
 def test_a_damaged_analysis_is_named_on_the_page(analysed: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from scae.report.alone import MEANING as ALONE
 from scae.report.alone import alone_grid
 from scae.report.analysis_files import Analysis
 from scae.report.arms import present, result
-from scae.report.arms_grid import arms_grid, site_mean, sites
+from scae.report.arms_grid import arms_grid, compares_arms, site_mean, sites
 from scae.report.files import Job, Metrics
 from scae.report.grid import MISSING, number
 from scae.report.pages import blocks
@@ -33,14 +33,10 @@ def run_overview(job: Job, analysis: Analysis | None, problem: str, rebuild: str
 
 def _sections(job: Job, analysis: Analysis | None, problem: str, rebuild: str) -> Iterator[Block | None]:
     metrics = job.metrics
-    grid = arms_grid(metrics)
     yield blocks.section("summary", "Summary", [_facts(metrics), blocks.items(remarks(metrics), notice=True)])
-    meanings = blocks.items(f"`{arm.label}`: {arm.meaning}." for arm in present(metrics))
-    explained = blocks.folded("What the columns and the arms are", [blocks.text(columns(grid)), meanings])
-    yield blocks.section(
-        "arms", "Arms", [blocks.table(grid), *(blocks.text(one) for one in ceiling(metrics)), explained]
-    )
-    yield blocks.section("fvu", "FVU by site", _fvu(metrics))
+    if compares_arms(metrics):
+        yield blocks.section("arms", "Arms", _arms(metrics))
+        yield blocks.section("fvu", "FVU by site", _fvu(metrics))
     looking: list[Block | None] = [*circuit_links(job.directory)]
     if analysis is None:
         looking.append(blocks.text(problem))
@@ -82,6 +78,13 @@ def _facts(metrics: Metrics) -> Block | None:
     return blocks.facts(fact for fact in found if fact[1] != MISSING)
 
 
+def _arms(metrics: Metrics) -> list[Block | None]:
+    grid = arms_grid(metrics)
+    meanings = blocks.items(f"`{arm.label}`: {arm.meaning}." for arm in present(metrics))
+    explained = blocks.folded("What the columns and the arms are", [blocks.text(columns(grid)), meanings])
+    return [blocks.table(grid), *(blocks.text(one) for one in ceiling(metrics)), explained]
+
+
 def _percent(share: float | None) -> str:
     return MISSING if share is None else f"{number(share, 1, scale=100.0)} %"
 
@@ -105,7 +108,7 @@ def _places(job: Job) -> Block | None:
 
 
 def how_to_analyse(job: Job) -> str:
-    """The command that makes what is missing."""
-    told = " ".join(f"{key}={value}" for key, value in job.overrides.items() if key != "stages")
-    command = f"python train.py {told + ' ' if told else ''}stages=[analyze]"
+    """The command that makes what is missing, in this directory; what is there already is reused."""
+    told = [f"{key}={value}" for key, value in job.overrides.items() if key not in ("stages", "hydra.run.dir")]
+    command = " ".join(["python train.py", *told, "stages=[evaluate,analyze]", f"hydra.run.dir={job.directory}"])
     return f"There are no pages of features yet, as this run has not been analysed. To do so: `{command}`"
