@@ -15,6 +15,7 @@ NAMES = {
     "waiting": "threads that sleep while they wait against threads that spin, alone and beside busy processes",
     "store": "a pretraining step on stored activations against one that runs the model, and when a store pays",
     "pages": "writing the pages of many features, and opening them in a browser",
+    "analysis": "the database of activations of a large text, and the statistics of its features: time, disk, memory",
     "end_to_end": "the default experiment: its stages, and the parts of a training step",
 }
 

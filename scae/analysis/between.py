@@ -11,7 +11,10 @@ whole, as sections of analysis.json:
 The random twin has as many connections into each feature, on the same suite.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,29 +22,56 @@ import torch
 
 from scae.analysis.clusters import cluster
 from scae.analysis.coactivation import coactive
-from scae.analysis.database import Array
 from scae.analysis.faithfulness import by_distance, by_pair, effects, overall
 from scae.analysis.scalar import scalar
 from scae.analysis.similarity import similar
 from scae.analysis.sparse import Codes
+from scae.analysis.streamed import Array
 from scae.connections import Connections
-from scae.core.typing import Int, Tensor
-from scae.selection import Traces, shuffled
+from scae.core.typing import Bool, Tensor
+from scae.lm import Trace
+from scae.report.analysis_files import Tables
+from scae.selection import shuffled
 from scae.sites import Site
 from scae.suite import Suite
+
+log = logging.getLogger(__name__)
+RELATED = 1 << 17  # tokens, at most, on which it is counted which features fire together
+TRIED = 1 << 14  # tokens, at most, among which features are changed
+SAMPLE = 1 << 11  # tokens, at most, on which the pruned pass runs once for every number of connections
 
 Relations = dict[Site, dict[str, Array]]
 
 
-def relations(
-    suite: Suite, codes: Mapping[Site, Codes], *, n_live: int, window: Int[Tensor, " token"], top: int
-) -> tuple[Relations, dict[str, Any]]:
-    """By site, similar_*, coactive_* and cluster of its features; and the section "clusters".
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What there is when it is asked for.
 
-    codes: of the last of the passes; window: of each token; top: neighbours that are kept.
+    suite: as the last of the passes runs it; codes: by site, its activations in that pass, both ways; live: which
+    positions are text, `[token]`; context: positions a window; traces: clean runs on the text, the same at every call;
+    connected: whether the suite has connections, and not all there can be; neighbours, edges, seed: as configured.
     """
-    near, together = similar(suite, top=top), coactive(codes, n_live=n_live, top=top)
-    ids, clusters = cluster(codes, together, window=window)
+
+    suite: Suite
+    codes: Mapping[Site, Tables]
+    live: Bool[Tensor, " token"]
+    context: int
+    traces: Callable[[], Iterable[Trace]]
+    connected: bool
+    neighbours: int
+    edges: int | None
+    seed: int
+
+
+def relations(known: Known) -> tuple[Relations, dict[str, Any]]:
+    """By site, similar_*, coactive_* and cluster of its features; and the section "clusters"."""
+    suite, top, n_tokens = known.suite, known.neighbours, min(len(known.live), RELATED)
+    if n_tokens < len(known.live):
+        log.info("analyze: which features fire together is counted on the first %d tokens", n_tokens)
+    codes = {site: Codes.stored(tables, n_tokens) for site, tables in known.codes.items()}
+    near = similar(suite, top=top)
+    together = coactive(codes, n_live=int(known.live[:n_tokens].sum()), top=top)
+    ids, clusters = cluster(codes, together, window=torch.arange(n_tokens) // known.context)
     sites = suite.layout.sites
     place = torch.tensor([*map(sites.index, suite.sites), -1])  # the ends of the stream are sites, and not of these
     found: Relations = {}
@@ -62,15 +92,28 @@ def relations(
     return found, {"clusters": [one.record() for one in clusters]}
 
 
-def tried(suite: Suite, text: Traces, few: Traces, *, edges: int, seed: int) -> dict[str, Any]:
-    """The sections on connections. text: on which features are changed; few: on which the pruned pass runs once for
-    every number of connections; edges: that are tried between two sites."""
+def interventions(known: Known) -> dict[str, Any]:
+    """The sections on connections; none where there are none to be tried."""
+    if known.edges is None or not known.connected:
+        return {}
+    log.info("analyze: connections are tried in the live model, and kept by strength")
     sections: dict[str, Any] = {"scalar": {}}
-    arms: dict[str, Connections] = {"": suite.connections, "_random": shuffled(suite.connections, seed=seed)}
+    chosen = known.suite.connections
+    arms: dict[str, Connections] = {"": chosen, "_random": shuffled(chosen, seed=known.seed)}
+    text, few = (partial(_first, known, tokens) for tokens in (TRIED, SAMPLE))
     for name, connections in arms.items():
-        found = effects(suite, text, edges=edges, seed=seed, mode="pruned", connections=connections)
+        found = effects(known.suite, text, edges=known.edges, seed=known.seed, mode="pruned", connections=connections)
         sections[f"faithfulness{name}"] = by_pair(found)
         told = {"distances": by_distance(found), "all": overall(found)}
         sections[f"faithfulness_by_distance{name}"] = told
-        sections["scalar"][name.removeprefix("_") or "pruned"] = scalar(suite, few, connections=connections)
+        sections["scalar"][name.removeprefix("_") or "pruned"] = scalar(known.suite, few, connections=connections)
     return sections
+
+
+def _first(known: Known, tokens: int) -> Iterable[Trace]:
+    """The first batches of the text, about so many tokens."""
+    for trace in known.traces():
+        yield trace
+        tokens -= trace.tokens.numel()
+        if tokens <= 0:
+            return

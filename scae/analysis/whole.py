@@ -19,7 +19,7 @@ import torch
 from safetensors.numpy import save_file
 
 from scae.analysis.ablation import ablation
-from scae.analysis.between import Relations, relations, tried
+from scae.analysis.between import Known, Relations, interventions, relations
 from scae.analysis.contributions import EdgeList, constants, edge_list
 from scae.analysis.database import Array, write_codes
 from scae.analysis.definitions import DEFINITIONS
@@ -27,7 +27,6 @@ from scae.analysis.features import counts, density, of_activations, states
 from scae.analysis.fidelity import fidelity
 from scae.analysis.logits import logits
 from scae.analysis.looking import Looking
-from scae.analysis.sparse import Codes
 from scae.analysis.statistics import Extent
 from scae.core.whole_files import write, write_text
 from scae.data import token_texts
@@ -35,15 +34,12 @@ from scae.report.analysis_files import ANALYSIS, CODES, FEATURES, FORMAT, TOKENS
 from scae.sites import Site, further
 
 log = logging.getLogger(__name__)
-RELATED = 1 << 17  # tokens, at most, on which it is counted which features fire together: 20 minutes for 12 sites of 64
-TRIED = 1 << 14  # tokens, at most, among which features are changed
-SAMPLE = 1 << 11  # tokens on which the pruned pass runs once for every number of connections
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """examples: the largest activations that are kept of a feature; neighbours: features nearest to it; edges:
-    connections that are tried between two sites, None: none are; seed: of what is drawn."""
+    connections between two sites that are checked by changing the model, None: none; seed: of what is drawn."""
 
     examples: int
     neighbours: int
@@ -101,11 +97,13 @@ class _Analysis:
         for mode in self.passes:
             for site in self.suite.sites:
                 self._write_codes(mode, site)
-        of_each_other, sections = self._relations()
+        known = self._known()
+        of_each_other, sections = relations(known)
         edges = edge_list(self.suite, self.looking.sums) if self.looking.connected else None
         for number, site in enumerate(self.sites):
             self._write_features(number, site, edges, of_each_other)
-        write_text(self.folder / ANALYSIS, json.dumps(_plain(self._summary() | sections), indent=1) + "\n")
+        summary = self._summary() | sections | interventions(known)
+        write_text(self.folder / ANALYSIS, json.dumps(_plain(summary), indent=1) + "\n")
 
     def _codes(self, mode: str, site: Site) -> Path:
         return self.folder / CODES / mode / f"{site}.safetensors"
@@ -119,20 +117,18 @@ class _Analysis:
             parts = partial(self.looking.parts_of, mode, site)
             write_codes(path, parts, n_tokens=self.text.n_tokens, n_features=self.suite[site].n_features)
 
-    def _relations(self) -> tuple[Relations, dict[str, Any]]:
-        text, n_tokens = self.text, min(self.text.n_tokens, RELATED)
-        if n_tokens < text.n_tokens:
-            log.info("analyze: which features fire together is counted on the first %d tokens", n_tokens)
-        codes = {site: Codes.stored(Tables(self._codes(self.passes[-1], site)), n_tokens) for site in self.suite.sites}
-        window = torch.arange(n_tokens) // text.context
-        n_live = int(text.live[:n_tokens].sum())
-        found, sections = relations(self.suite, codes, n_live=n_live, window=window, top=self.wanted.neighbours)
-        if self.looking.connected and self.wanted.edges is not None:
-            log.info("analyze: connections are tried in the live model, and kept by strength")
-            some, few = (text.index[: max(1, tokens // text.context)] for tokens in (TRIED, SAMPLE))
-            traces = (partial(text.traces, self.lm, part) for part in (some, few))
-            sections |= tried(self.suite, *traces, edges=self.wanted.edges, seed=self.wanted.seed)
-        return found, sections
+    def _known(self) -> Known:
+        return Known(
+            suite=self.suite,
+            codes={site: Tables(self._codes(self.passes[-1], site)) for site in self.suite.sites},
+            live=self.text.live,
+            context=self.text.context,
+            traces=partial(self.text.traces, self.lm),
+            connected=self.looking.connected,
+            neighbours=self.wanted.neighbours,
+            edges=self.wanted.edges,
+            seed=self.wanted.seed,
+        )
 
     def _write_features(self, number: int, site: Site, edges: EdgeList | None, of_each_other: Relations) -> None:
         path = self._features(site)
