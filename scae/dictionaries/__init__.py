@@ -7,7 +7,7 @@ from scae.dictionaries.dictionary import Dictionary, Encoded, Shape
 from scae.dictionaries.encoder import Encoder
 from scae.dictionaries.mlp import MlpEncoder
 from scae.dictionaries.pursued import Pursued
-from scae.dictionaries.pursuit import pursue
+from scae.dictionaries.pursuit import pursue, refine
 from scae.dictionaries.types import create
 from scae.dictionaries.types.batchtopk import BatchTopK
 from scae.dictionaries.types.topk import TopK
@@ -31,4 +31,5 @@ __all__ = [
     "Unit",
     "create",
     "pursue",
+    "refine",
 ]

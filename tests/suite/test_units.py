@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from scae.config import AuxK, Connectivity
+from scae.config import Anneal, AuxK, Connectivity
 from scae.connections import Connections
 from scae.data import TokenWindows
 from scae.dictionaries import Unit
@@ -19,7 +19,8 @@ from scae.objectives import LossOutput, Objective
 from scae.objectives.terms import AuxK as AuxKTerm
 from scae.objectives.terms import BlockMse, LogitKl, Partial, Recon, Sparsity
 from scae.selection import choose
-from scae.suite import Mode, Suite
+from scae.sites import Kind
+from scae.suite import Mode, Suite, choose_sites
 from scae.training import bound_from_data, start_from_data
 
 Make = Callable[..., Any]
@@ -75,6 +76,7 @@ OFFERS = {
     "jumprelu": {"penalty"},
     "matryoshka": {"partial"},
     "gated": {"penalty", "partial"},
+    "groupmax": set(),
 }
 
 
@@ -95,10 +97,12 @@ def everything(activation: str) -> Objective:
 
 
 def trained(suite: Suite, windows: TokenWindows, objective: Objective, mode: Mode, steps: range) -> list[LossOutput]:
-    """What a training step does, without Lightning around it."""
+    """What a training step does, without Lightning around it. Where k falls, it does so within these steps."""
     losses = []
     optimiser = torch.optim.Adam(suite.parameters(), lr=3e-3)
     for step in steps:
+        for picking in suite.picking:
+            picking.done = steps.index(step) / len(steps)
         batch = windows.batch(range(4 * step, 4 * step + 4))
         trace = suite.lm.trace(batch.tokens, batch.live)
         out = suite(trace, mode=mode, aux=objective.aux)
@@ -116,10 +120,20 @@ def trained(suite: Suite, windows: TokenWindows, objective: Objective, mode: Mod
     return losses
 
 
-def experiment(lm: LanguageModel, make_suite: Make, activation: str, windows: TokenWindows) -> SimpleNamespace:
+def experiment(
+    lm: LanguageModel,
+    make_suite: Make,
+    activation: str,
+    windows: TokenWindows,
+    kinds: tuple[Kind, ...] = ("attn", "mlp"),
+    anneal: Anneal | None = None,
+) -> SimpleNamespace:
     """Start, pretrain, bound, select, finetune and evaluate."""
     auxk = AuxK(k=3, dead_after=40)
-    suite = make_suite(lm, activation=activation, n_features=24, auxk=auxk).float()
+    sites = choose_sites(lm.paths, "all", kinds)
+    suite = make_suite(lm, activation=activation, n_features=24, sites=sites, auxk=auxk).float()
+    for picking in suite.picking:
+        picking.anneal = anneal
     objective = everything(activation)
     traces = [lm.trace(batch.tokens, batch.live) for batch in map(windows.batch, (range(12), range(12, 24)))]
     start_from_data(suite, [windows.batch(range(12))], centred=activation != "relu", furthest=0.01)
@@ -154,19 +168,25 @@ def windows() -> TokenWindows:
     return TokenWindows(tokens=tokens, lengths=lengths, bos=True)
 
 
-@pytest.mark.parametrize("exponent", [7])
-@pytest.mark.parametrize("activation", OFFERS)
+VARIATIONS: list[Any] = [
+    *(pytest.param(name, {}, id=name) for name in OFFERS),
+    pytest.param("topk", {"kinds": ("attn", "clt")}, id="crosslayer"),
+    pytest.param("topk", {"anneal": Anneal(share=0.8, k_start=9)}, id="annealed"),
+]
+
+
+@pytest.mark.parametrize(("activation", "more"), VARIATIONS)
 def test_the_unit_of_the_stream_changes_nothing(
-    tiny: SimpleNamespace, make_suite: Make, windows: TokenWindows, activation: str, exponent: int
+    tiny: SimpleNamespace, make_suite: Make, windows: TokenWindows, activation: str, more: dict[str, Any]
 ) -> None:
-    factor = 2.0**exponent
+    factor = 2.0**7
     hf = copy.deepcopy(tiny.hf).float()
     lms = [opened(copy.deepcopy(hf)), opened(in_other_units(hf, tiny.architecture, factor))]
     batch = windows.batch(range(3))
     one, other = (lm.trace(batch.tokens, batch.live) for lm in lms)
     for module, output in one.outputs.items():
         assert torch.equal(output * factor, other.outputs[module]), f"{module} of the model itself"
-    one, other = (experiment(lm, make_suite, activation, windows) for lm in lms)
+    one, other = (experiment(lm, make_suite, activation, windows, **more) for lm in lms)
     for ours, theirs in zip(one.losses, other.losses, strict=True):
         assert ours.terms == theirs.terms
     assert one.losses[0].terms["auxk"].isfinite()

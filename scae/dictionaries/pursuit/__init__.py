@@ -6,6 +6,6 @@ An encoder guesses f from what it reads in one step; these methods look at the d
 and again. What all of them share is in `supports`; a method is a file, and a line of `METHODS`.
 """
 
-from scae.dictionaries.pursuit.pursue import METHODS, pursue, search
+from scae.dictionaries.pursuit.pursue import METHODS, pursue, refine, search
 
-__all__ = ["METHODS", "pursue", "search"]
+__all__ = ["METHODS", "pursue", "refine", "search"]

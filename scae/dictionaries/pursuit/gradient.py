@@ -21,9 +21,14 @@ def gradient(
     found = Supports(target, rows, k)
     for number in range(found.slots):
         _descend(found, _choose(found, (number < k)[:, None]))
+    descend(found, steps)
+    return found
+
+
+def descend(found: Supports, steps: int) -> None:
+    """Better activations of the features that are chosen."""
     for _ in range(steps if found.slots else 0):
         _descend(found, found.own_correlations())
-    return found
 
 
 def _choose(found: Supports, wanted: Bool[Tensor, "token 1"]) -> Float[Tensor, "token slot"]:

@@ -32,6 +32,17 @@ class Supports:
         self.value = target.new_zeros(self.at.shape)
         self.used = torch.zeros_like(self.allowed)
 
+    @classmethod
+    def of(
+        cls, code: SparseCode, target: Float[Tensor, "token d_out"], rows: Float[Tensor, "feature d_out"]
+    ) -> "Supports":
+        """The features of a code, whose activations are above 0."""
+        found = cls(target, rows, code.crow.diff())
+        found.used = found.allowed.clone()
+        found.at = found.at.masked_scatter(found.used, code.col)
+        found.become(found.value.masked_scatter(found.used, code.value))
+        return found
+
     @property
     def slots(self) -> int:
         return self.at.shape[1]
