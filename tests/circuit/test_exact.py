@@ -134,7 +134,9 @@ def test_an_edge_is_the_formula(
     graph, paths = exact(suite, one), lm.paths
     linked, last = edges(graph), paths.n_layers - 1
     out = passes.pruned(suite, one)
-    down = next(graph.nodes[n] for n in of(graph.nodes, "feature") if graph.nodes[n].place == f"{last}.attn")
+    n_inputs = torch.bincount(graph.links.target, minlength=len(graph.nodes))
+    there = [n for n in of(graph.nodes, "feature") if graph.nodes[n].place == f"{last}.attn"]
+    down = graph.nodes[max(there, key=lambda n: int(n_inputs[n]))]
     site, q = Site(last, "attn"), down.position
     E = suite[site].encoder.W[down.number] / suite[site].reads.scale
     per_kv = paths.W_O.shape[1] // paths.W_V.shape[1]
