@@ -67,8 +67,7 @@ def _write(options: argparse.Namespace) -> None:
         )
     slug = slug or slug_of(subject)
     folder = found.save(options.run / "circuits" / slug if options.out is None else options.out, slug)
-    page = folder / "circuit.html"
-    console.print(str(page if page.is_file() else folder / "graph.json"), markup=False)
+    console.print(str(folder / "circuit.html"), markup=False)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ The page opens from disk, where a script may load another and no data: `graph.js
 import json
 import re
 import zlib
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from scae.circuit.graph import Circuit
 from scae.core.whole_files import write_text
+from scae.report.pages import write_circuit_page
 
 LONGEST = 48
 
@@ -22,7 +21,7 @@ def write(circuit: Circuit, folder: Path, slug: str | None = None) -> Path:
     text = json.dumps(circuit.json(slug or folder.absolute().name), allow_nan=False)
     write_text(folder / "graph.json", text)
     write_text(folder / "graph.js", f'scae_data("graph", {text.replace("<", chr(92) + "u003c")});\n')
-    _write_page(folder)
+    write_circuit_page(folder)
     return folder
 
 
@@ -39,10 +38,3 @@ def check_slug(slug: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", slug):
         raise ValueError(f"slug {slug!r}: letters, digits and . _ - name a folder, the first a letter or a digit")
     return slug
-
-
-def _write_page(folder: Path) -> None:
-    """`circuit.html` and what it needs, as soon as the report has that page."""
-    pages = "scae.report.pages"
-    if find_spec(pages) is not None and hasattr(import_module(pages), "write_circuit_page"):
-        import_module(pages).write_circuit_page(folder)

@@ -3,28 +3,17 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from scae.data import token_texts
 from scae.lm import UNEMBED
 from scae.sites import Site
 from scae.suite import Suite
 
 PROMOTED = 5
-ANCHOR = "a"
-
-
-def token_text(tokenizer: Any, token: int) -> str:
-    """A token as it reads inside text: with its leading space; bytes that are no text alone as the tokenizer writes
-    them. Without a tokenizer, its number."""
-    if tokenizer is None:
-        return f"#{token}"
-    anchor = tokenizer(ANCHOR, add_special_tokens=False)["input_ids"]
-    before, both = (tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in (anchor, [*anchor, token]))
-    text = both.removeprefix(before) if both.startswith(before) else both
-    return text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(token))
 
 
 @dataclass(frozen=True)
@@ -35,7 +24,12 @@ class Words:
     labels: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def token(self, token: int) -> str:
-        return token_text(self.suite.lm.tokenizer, token)
+        """As it reads inside text (`scae.data.token_texts`); without a tokenizer, its number."""
+        return f"#{token}" if self.suite.lm.tokenizer is None else self._texts[token]
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        return token_texts(self.suite.lm.tokenizer, self.suite.lm.paths.W_U.shape[1])
 
     def label(self, site: str, feature: int) -> str:
         return self.labels.get(f"{site}/{feature}", "")
