@@ -17,6 +17,7 @@ LAYERS = (
     ("selection", "objectives", "data"),
     ("activations",),
     ("training", "evaluation", "report", "interop"),
+    ("analysis",),
     ("experiment",),
     ("command",),
     ("__init__", "__main__"),  # the package's own face may show anything

@@ -32,8 +32,10 @@ from scae.artifacts.provenance import commit, versions
 
 log = logging.getLogger(__name__)
 FORMAT = 1
+NOTE = "artifact.json"
 COMMAND = "SCAE_COMMAND"  # the name of the command, the same in all jobs of a sweep
 CHECKED = (".safetensors", ".json")  # files whose loss is noticed; logs and checkpoints may be thrown away
+FOLDERS = ("codes", "features")  # inside which it is, too; snapshots of training may be thrown away
 
 Make = Callable[[Path], dict[str, Any]]
 """Writes the files into a folder and returns facts worth keeping, such as the tokens it took."""
@@ -70,7 +72,7 @@ class Artifact:
 
     @property
     def is_complete(self) -> bool:
-        return (self.folder / "artifact.json").is_file()
+        return (self.folder / NOTE).is_file()
 
     def facts(self) -> dict[str, Any]:
         """What `make` returned, with `seconds`."""
@@ -81,7 +83,7 @@ class Artifact:
 
         Sizes are compared, not contents: that is what a full disk, a broken copy or a lost file changes.
         """
-        note = self.folder / "artifact.json"
+        note = self.folder / NOTE
         try:
             sizes, _facts = self._note()["files"].items(), self.facts()["seconds"]
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -101,7 +103,7 @@ class Artifact:
         with writing(self.folder), self._locked():
             if self.is_complete and self._is_of_this_command():
                 return
-            (self.folder / "artifact.json").unlink(missing_ok=True)  # first, so that no half of it looks complete
+            (self.folder / NOTE).unlink(missing_ok=True)  # first, so that no half of it looks complete
             shutil.rmtree(self.folder, ignore_errors=True)
             shutil.rmtree(self.partial, ignore_errors=True)
 
@@ -151,25 +153,27 @@ class Artifact:
         self._finish(facts | {"seconds": round(time.monotonic() - started, 3)})
 
     def _finish(self, facts: dict[str, Any]) -> None:
-        files = sorted(path for path in self.partial.iterdir() if path.suffix in CHECKED and path.is_file())
+        inside = (path for folder in FOLDERS for path in (self.partial / folder).rglob("*"))
+        there = (*self.partial.iterdir(), *inside)
+        files = sorted(path for path in there if path.suffix in CHECKED and path.is_file())
         note = {
             "name": self.name,
             "version": self.version,
             "made_from": self.made_from,
             "upstream": list(self.upstream),
             "facts": facts,
-            "files": {file.name: file.stat().st_size for file in files if file.name != "artifact.json"},
+            "files": {str(file.relative_to(self.partial)): file.stat().st_size for file in files if file.name != NOTE},
             "versions": versions(),
             "commit": commit(),
             "command": os.environ.get(COMMAND),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        (self.partial / "artifact.json").write_text(json.dumps(note, indent=2) + "\n")
+        (self.partial / NOTE).write_text(json.dumps(note, indent=2) + "\n")
         shutil.rmtree(self.folder, ignore_errors=True)  # what an interrupted `discard` has left
         self.partial.replace(self.folder)
 
     def _note(self) -> dict[str, Any]:
-        return json.loads((self.folder / "artifact.json").read_text())
+        return json.loads((self.folder / NOTE).read_text())
 
     def _is_of_this_command(self) -> bool:
         command = os.environ.get(COMMAND)

@@ -6,6 +6,7 @@ with it. Nothing here imports torch or a model, so that a bad configuration is r
 """
 
 from scae.config.activations import StoredActivations
+from scae.config.analysis import Analysis
 from scae.config.connectivity import Connectivity
 from scae.config.data import HubData, Separator, StdlibData, TextData, text_files
 from scae.config.errors import ConfigError
@@ -32,6 +33,7 @@ from scae.config.whole import STAGES, Config, Stage
 __all__ = [
     "STAGES",
     "AdamOptimizer",
+    "Analysis",
     "Anneal",
     "AnyOptimizer",
     "AnySae",

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from scae.config.activations import AnyActivations
+from scae.config.analysis import Analysis
 from scae.config.connectivity import Connectivity
 from scae.config.data import AnyData
 from scae.config.evaluation import Evaluation
@@ -18,7 +19,7 @@ from scae.config.sites import Sites
 from scae.config.trainer import TrainerConfig
 from scae.config.training import Finetune, Pretrain
 
-Stage = Literal["model", "activations", "pretrain", "select", "finetune", "evaluate"]
+Stage = Literal["model", "activations", "pretrain", "select", "finetune", "evaluate", "analyze"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
@@ -47,6 +48,7 @@ class Config(Section):
     finetune: Finetune
     loss: Loss
     evaluation: Evaluation
+    analysis: Analysis
     trainer: TrainerConfig
     logger: Logger
     paths: Paths

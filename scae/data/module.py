@@ -47,11 +47,15 @@ class WindowModule(Steps):
 
 def heldout_batches(windows: TokenWindows, *, tokens: int, batch_size: int) -> Iterator[Batch]:
     """About `tokens` tokens (BOS included, padding not), at least one window, spread evenly over the windows."""
+    for indices in heldout_windows(windows, tokens).split(batch_size):
+        yield windows.batch(indices)
+
+
+def heldout_windows(windows: TokenWindows, tokens: int) -> Int64[Tensor, " window"]:
+    """Which windows these are."""
     share = min(1.0, tokens / windows.n_tokens)
     count = max(1, int(share * len(windows)))
-    spread = torch.arange(count) * len(windows) // count
-    for first in range(0, count, batch_size):
-        yield windows.batch(spread[first : first + batch_size])
+    return torch.arange(count) * len(windows) // count
 
 
 @lru_cache(maxsize=2)  # a batch may cross from one epoch into the next

@@ -19,6 +19,7 @@ from scae.connections import Connections
 from scae.data import TokenWindows, train_and_heldout
 from scae.experiment.workshop import heldout_traces
 from scae.lm import LanguageModel, Trace, open_model
+from scae.report.analysis_files import Analysis
 from scae.suite import Suite
 from scae.suite.files import load
 from scae.training import snapshots
@@ -71,6 +72,13 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """Every number, by its key in `metrics.json`."""
         return json.loads(self._file("metrics.json").read_text())
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """What the stage `analyze` found: the database of activations, features, sites."""
+        if "analyze" not in self._note["stages"]:
+            raise ValueError(f"{self.folder} was not analyzed: stages=[analyze] does that")
+        return Analysis(self._artifact("analyze"))
 
     @cached_property
     def lm(self) -> LanguageModel:

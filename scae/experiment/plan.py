@@ -1,6 +1,6 @@
 """The artifacts of an experiment and what each depends on; nothing here computes anything or imports torch.
 
-    model ─► (activations ─►) pretrain ─► select ─► finetune ─► evaluate
+    model ─► (activations ─►) pretrain ─► select ─► finetune ─► evaluate, analyze
 
 What an artifact's name covers is decided here, and it is exactly what determines its content: of each section of the
 configuration the keys that are active (`scae.config.active`). So a sweep over C shares everything up to the selection,
@@ -21,7 +21,15 @@ from scae.config.loss import WANTS
 from scae.data import corpus_fingerprint, windows_of
 from scae.interop.found import found_to_begin
 
-VERSIONS: dict[Stage, int] = {"model": 1, "activations": 1, "pretrain": 2, "select": 3, "finetune": 2, "evaluate": 2}
+VERSIONS: dict[Stage, int] = {
+    "model": 1,
+    "activations": 1,
+    "pretrain": 2,
+    "select": 3,
+    "finetune": 2,
+    "evaluate": 2,
+    "analyze": 1,
+}
 """Part of the name of whatever a stage makes. Raise the number of a stage when the same configuration gives another
 result than before (a bug is fixed, a default inside the code changes, a file gets another format), so that nobody goes
 on with what the old code made; not when only speed, memory or the log change. What follows is renamed with it."""
@@ -182,6 +190,18 @@ class Plan:
         upstream = [artifact.name for arm in self.arms if (artifact := self._behind(arm)) is not None]
         upstream = upstream if self.prunes else [self.pretrain.name]
         return self.artifact("evaluate", {"evaluation": active(self.config.evaluation)}, *upstream)
+
+    @cached_property
+    def analyze(self) -> Artifact:
+        evaluation = self.config.evaluation
+        text = {"tokens": self.analyzed, "batch_size": evaluation.batch_size}
+        return self.artifact("analyze", {"analysis": active(self.config.analysis) | text}, self.suite.name)
+
+    @property
+    def analyzed(self) -> int:
+        """How many held-out tokens are looked at."""
+        tokens = self.config.analysis.tokens
+        return self.config.evaluation.tokens if tokens is None else tokens
 
     def _behind(self, arm: Arm) -> Artifact | None:
         """What an arm's suite is read from; None where the evaluation is made from it anyway, behind another arm."""

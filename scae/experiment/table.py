@@ -1,6 +1,6 @@
 """The stages of an experiment, one row each; nothing here computes anything or imports torch.
 
-    model ─► (activations ─►) pretrain ─► select ─► finetune ─► evaluate
+    model ─► (activations ─►) pretrain ─► select ─► finetune ─► evaluate, analyze
 
 A new stage is a row here, `make` in a file of its name below `scae/experiment/stages/`, and its name among
 `scae.config.STAGES`. The plan, the execution and what a run writes read this table.
@@ -96,6 +96,10 @@ def _evaluate(plan: Plan) -> list[Piece]:
     return [Piece(label="evaluate", artifact=plan.evaluate, counted="evaluate")]
 
 
+def _analyze(plan: Plan) -> list[Piece]:
+    return [Piece(label="analyze", artifact=plan.analyze, counted="analyze")]
+
+
 TABLE: tuple[Row, ...] = (
     Row(
         name="model",
@@ -148,6 +152,15 @@ TABLE: tuple[Row, ...] = (
         pieces=_evaluate,
         together=False,
         resumes=False,
+        reports="metrics",
+        noted=True,
+    ),
+    Row(
+        name="analyze",
+        needs=("finetune",),
+        pieces=_analyze,
+        together=False,
+        resumes=False,  # it goes on with the parts and files that are there, without a checkpoint
         reports="metrics",
         noted=True,
     ),

@@ -6,6 +6,7 @@ from scae.kernels.edges import Edges
 from scae.kernels.ops import (
     arrive,
     arrive_everywhere,
+    arrived_by_edge,
     decode,
     edge_weights,
     encode_at,
@@ -23,6 +24,7 @@ __all__ = [
     "Upstream",
     "arrive",
     "arrive_everywhere",
+    "arrived_by_edge",
     "decode",
     "edge_weights",
     "encode_at",

@@ -94,6 +94,20 @@ def arrive_everywhere(arrivals: Arrivals) -> Float[Tensor, "token down"]:
     return passed.view_as(value)
 
 
+def arrived_by_edge(arrivals: Arrivals, at: SparseCode) -> Float[Tensor, " edge"]:
+    """Of each edge, what arrives along it at the entries of a code of the downstream features, weighed by its values:
+    `sum_wqi at_wqi sum_kh mover_wqkh activations_wkj weight_ijh`, the parts that `arrive` adds up; carries no gradient.
+
+    `arrive` is linear in the weights: each has its part in the sum in proportion to its derivative.
+    """
+    up, edges = arrivals.upstream, arrivals.edges
+    _, by_weight = _arrived_at_backward(
+        at.value.detach(), up.value.detach(), arrivals.weight.detach(), at.crow, at.col, up.crow, up.col,
+        arrivals.mover, edges.tensors,
+    )  # fmt: skip
+    return (by_weight * arrivals.weight.detach()).sum(1)
+
+
 def edge_weights(
     edges: Edges, read: Float[Tensor, "down head r"], write: Float[Tensor, "up head r"]
 ) -> Float[Tensor, "edge head"]:

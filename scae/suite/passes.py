@@ -104,7 +104,7 @@ def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), observe: Ob
         upstream = Upstream.from_codes(codes) if codes else None
         for site in filter(None, map(suite.site_at, level)):
             read = _tokens(suite.path(site).read(base, trace))
-            arrivals = _arrivals(suite, site, upstream, trace)
+            arrivals = arrivals_at(suite, site, upstream, trace)
             if observe is not None:
                 alone = suite[site].encoder.preactivations(suite[site].shift(read))
                 observe(site, alone, alone if arrivals is None else alone + arrive(arrivals))
@@ -115,7 +115,7 @@ def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), observe: Ob
     return collector.output(_logits(suite, base, Upstream.from_codes(codes) if codes else None, trace))
 
 
-def _arrivals(suite: Assembly, site: Site, upstream: Upstream | None, trace: Trace) -> Arrivals | None:
+def arrivals_at(suite: Assembly, site: Site, upstream: Upstream | None, trace: Trace) -> Arrivals | None:
     """What arrives at the features of `site` along their connections; None where there are none."""
     edges = suite.virtual.edges(site)
     if upstream is None or not len(edges):
@@ -130,7 +130,7 @@ def _logits(
     """What the sink predicts from a final stream and along its connections; None where there is no sink."""
     if suite.sink is None:
         return None
-    return suite.sink.logits(suite.path(SINK).read(stream, trace), _arrivals(suite, SINK, upstream, trace))
+    return suite.sink.logits(suite.path(SINK).read(stream, trace), arrivals_at(suite, SINK, upstream, trace))
 
 
 def _constant_part(suite: Assembly, module: Module, trace: Trace) -> Stream:
