@@ -43,12 +43,11 @@ class Contributions(Summing):
                 self.add(f"{what}/{site}", _by_feature(firing[site], values[firing[site].row, firing[site].col]))
 
         pruned(suite, trace, observe=observe)
-        for site in suite.layout.sites:
-            at = firing[site] if site in firing else ends[site]
+        codes = out.codes | ends
+        for site, at in (ends | firing).items():
             self.add(f"fired/{site}", _by_feature(at, torch.ones_like(at.value)))
-            upstream = [out.codes[up] if up in out.codes else ends[up] for up in suite.layout.upstream(site)]
-            arrivals = arrivals_at(suite, site, Upstream.from_codes(upstream) if upstream else None, trace)
-            if arrivals is not None:
+            upstream = [codes[up] for up in suite.layout.upstream(site)]
+            if upstream and (arrivals := arrivals_at(suite, site, Upstream.from_codes(upstream), trace)) is not None:
                 self.add(f"edges/{site}", arrived_by_edge(arrivals, at.with_values(torch.ones_like(at.value))))
 
 
@@ -95,8 +94,7 @@ def edge_list(suite: Suite, sums: Sums) -> EdgeList:
     layout = suite.layout
     ends = np.cumsum(layout.sizes)
     for number, site in enumerate(layout.sites):
-        edges = suite.virtual.edges(site)
-        if not len(edges):
+        if not layout.upstream(site) or not len(edges := suite.virtual.edges(site)):
             continue
         down, up = edges.down.cpu().numpy(), edges.up.cpu().numpy()
         up_site = np.searchsorted(ends, up, side="right")

@@ -11,13 +11,12 @@ So memory does not grow with the text, and reading does with (entries)^2 / ENTRI
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from scae.analysis.streamed import Streamed, write_streamed
+from scae.analysis.streamed import Array, Streamed, write_streamed
 
-Array = np.ndarray[Any, Any]
 ENTRIES = 1 << 22  # held at a time, about 40 bytes each
 
 

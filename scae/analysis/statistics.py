@@ -97,7 +97,8 @@ class _Run:
         band, draw = np.arange(BANDS + 1), np.arange(DRAWN)
         bounds = -(-self.counts[:, None] * band // BANDS)  # rounded up: a single token is of the strongest band
         begins, sizes = bounds[:, :-1, None], np.diff(bounds, axis=1)[..., None]
-        place = np.where(sizes > DRAWN, ((draw + drawn) * sizes / DRAWN).astype(np.int64), draw)
+        low, high = draw * sizes // DRAWN, (draw + 1) * sizes // DRAWN
+        place = np.where(sizes > DRAWN, low + (drawn * (high - low)).astype(np.int64), draw)
         there = place < sizes
         at = (self.crow[:-1, None, None] + begins + place)[there]
         return self._table("quantile", (self.size, BANDS, DRAWN), np.nonzero(there), at)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scae.core.whole_files import write
 
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 DTYPES = {"I64": np.int64, "I32": np.int32, "F32": np.float32}
 
 

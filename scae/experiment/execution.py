@@ -40,10 +40,12 @@ def run(config: Config) -> float | None:
         if config.ckpt_path is not None:
             adopt_checkpoint(plan, Path(config.ckpt_path))
         Execution(plan).up_to(config.stages)
-    if "evaluate" not in config.stages or not is_first_process():
+    if not {"evaluate", "analyze"} & set(config.stages) or not is_first_process():
         return None
     with writing(Path(config.paths.output)):
         metrics = write_results(plan)
+    if "evaluate" not in config.stages:  # nothing was compared, so there is nothing to optimise
+        return None
     if config.optimized_metric not in metrics:
         raise ConfigError(
             f"optimized_metric={config.optimized_metric}: not among the metrics; allowed: {some(list(metrics), 40)}"

@@ -13,16 +13,19 @@ from scae.report import arms_table, print_remarks, remarks, terminal, write_run
 
 
 def write_results(plan: Plan) -> dict[str, float]:
-    """metrics.json, run.json, report.md and a picture in the run directory; prints the table."""
+    """metrics.json, run.json, report.md and a picture in the run directory; prints the table. Where arms were not
+    compared there is nothing to report on: numbers and places alone."""
     output = Path(plan.config.paths.output)
     metrics = collect_metrics(plan)
     for name, content in (("metrics.json", metrics), ("run.json", describe_run(plan, output))):
         write_text(output / name, json.dumps(content, indent=2) + "\n")
-    report = write_run(output)
     console = terminal()
-    console.print(arms_table(metrics))
-    print_remarks(console, remarks(metrics))
-    console.print(f"report   {report}\nmetrics  {output / 'metrics.json'}\nsuite    {plan.suite.folder}")
+    if "evaluate" in plan.config.stages:
+        report = write_run(output)
+        console.print(arms_table(metrics))
+        print_remarks(console, remarks(metrics))
+        console.print(f"report   {report}")
+    console.print(f"metrics  {output / 'metrics.json'}\nsuite    {plan.suite.folder}")
     return metrics
 
 

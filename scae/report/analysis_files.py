@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 FORMAT = 1
@@ -36,7 +37,7 @@ ALIVE, NEVER_FIRED, PLAIN_ONLY, NO_INPUT = 0, 1, 2, 3
 are sites upstream it has no incoming connection."""
 ENDS = ("embed", "unembed")
 
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 Fields = Mapping[str, tuple[str, str]]
 """By name: dtype and axes. Axes: n tokens, F features, P passes, B bins, E examples, Q bands, M drawn from each, K
 tokens of the vocabulary, S neighbours, e connections, p stored activations; `F+1` one more than F."""
@@ -312,9 +313,9 @@ class Analysis:
             if name.startswith(("inputs_", "outputs_")) and name not in CONSTANT:
                 continue
             if FEATURE.get(name, ("", ""))[1].startswith("P"):
-                rows[name] = tables.columns(name, number, number + 1)[:, 0]
+                rows[name] = np.asarray(tables.columns(name, number, number + 1)[:, 0])
             elif shape and shape[0] == self._sizes[site]:
-                rows[name] = tables.rows(name, number, number + 1)[0]
+                rows[name] = np.asarray(tables.rows(name, number, number + 1)[0])
         inputs, outputs = (self._edges(tables, side, number) for side in ("inputs", "outputs"))
         return Feature(site, number, rows, inputs, outputs)
 

@@ -1,0 +1,76 @@
+"""A tiny text, and suites of every sort that look at it."""
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CONTEXT, WINDOWS, BATCH = 7, 9, 2
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    import torch
+
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    from scae.data import train_tokenizer
+
+    return train_tokenizer(["one two three"], 260)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of two batches."""
+    monkeypatch.setattr("scae.analysis.text.PART", 2 * BATCH * CONTEXT)
+
+
+@pytest.fixture
+def text() -> Any:
+    import torch
+
+    from scae.analysis import Text
+    from scae.data import TokenWindows
+
+    tokens = torch.randint(40, (WINDOWS, CONTEXT), generator=torch.Generator().manual_seed(5), dtype=torch.int32)
+    lengths = torch.full((WINDOWS,), CONTEXT, dtype=torch.int32)
+    lengths[-1] = 4
+    windows = TokenWindows(tokens=tokens, lengths=lengths, bos=True, separator=11)
+    return Text(windows, torch.arange(WINDOWS), BATCH, "packed")
+
+
+@pytest.fixture
+def looker(text: Any, tokenizer: Any, tmp_path: Path) -> Callable[..., Any]:
+    """`looker(lm, suite, folder=None)`: a suite before the tiny text, in the passes that serve it."""
+    from scae.analysis import Looking
+    from scae.lm import LanguageModel
+
+    def make(lm: Any, suite: Any, folder: Path | None = None, **suites: Any) -> Any:
+        own = LanguageModel(lm.bridge, tokenizer, lm.paths, bos=lm.bos)
+        own.widths = lm.widths
+        folder = folder or tmp_path / "analysis"
+        folder.mkdir(exist_ok=True)
+        linear = all(site.linear for site in suite.sites)
+        modes = ("plain", "pruned", "spliced") if linear else ("plain", "spliced")
+        return Looking(own, {mode: suites.get(mode, suite) for mode in modes}, text, folder)
+
+    return make
+
+
+@pytest.fixture
+def copy_of() -> Callable[[Any], Any]:
+    """The same suite with a state of its own."""
+
+    def make(suite: Any) -> Any:
+        lm = suite.lm
+        twin = copy.deepcopy(suite, {id(lm): lm})
+        assert twin.lm is lm
+        return twin
+
+    return make
