@@ -14,6 +14,7 @@ NAMES = {
     "memory": "what selection, the start of pretraining and evaluation hold, in parts and all at once",
     "waiting": "threads that sleep while they wait against threads that spin, alone and beside busy processes",
     "store": "a pretraining step on stored activations against one that runs the model, and when a store pays",
+    "analysis": "the database of activations of a large text, and the statistics of its features: time, disk, memory",
     "end_to_end": "the default experiment: its stages, and the parts of a training step",
 }
 

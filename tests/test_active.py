@@ -18,6 +18,7 @@ from scae.config import Config, unprunable
 from scae.config.active import SWITCH, Neutral, ReadIf, Switch, Unnamed, active, declared
 from scae.config.loss import WANTS
 from scae.config.section import Positive, Section, Weight
+from scae.experiment.plan import Plan
 
 _ = of  # a fixture of every test here, too
 COVERED = {
@@ -31,6 +32,7 @@ COVERED = {
     "finetune": "finetune",
     "loss": "finetune",
     "evaluation": "evaluate",
+    "analysis": "analyze",
 }
 """The first stage that a section names."""
 
@@ -204,6 +206,7 @@ def test_what_is_in_no_name() -> None:
             for kind in ("Vanilla", "TopK", "BatchTopK", "Matryoshka", "GroupMax", "JumpReLU", "Gated")
         ),
         *("Connectivity.chunk_mb", "Evaluation.first_look"),
+        "Analysis.tokens",  # a name has the number that it stands for
         *(f"TrainerConfig.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "chunk_mb")),
         *(f"TrainerConfig.{key}" for key in ("checkpoint_minutes", "worst_share_warning", "progress")),
         *(f"TrainerConfig.{key}" for key in ("checkpoint_steps", "keep_checkpoints")),
@@ -321,7 +324,6 @@ def test_two_configurations_that_differ_in_an_active_key_differ_in_name(of: Of, 
     differ = {stage for stage in seen if before[stage] != after[stage]}
     moves = one.connectivity.method == other.connectivity.method == "contribution"  # others do not regrow
     first = named_first(one, key) or named_first(other, key)
-    if first is not None and (moves or not key.startswith("finetune.regrow.")):
-        assert differ == downstream_of(first) & seen
-    else:
-        assert differ == set()
+    named = downstream_of(first) if first is not None and (moves or not key.startswith("finetune.regrow.")) else set()
+    named |= {"analyze"} if Plan(one).analyzed != Plan(other).analyzed else set()
+    assert differ == named & seen

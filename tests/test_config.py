@@ -198,7 +198,7 @@ def test_a_search_needs_its_target_and_the_number_of_features(composed: Composed
 
 @pytest.mark.parametrize("encoder", [("sae.encoder=mlp",), ("sae.encoder=pursuit", "sites.kinds=[attn]")])
 def test_what_has_no_row_a_feature_is_not_pruned(composed: Composed, encoder: tuple[str, ...]) -> None:
-    assert parse(composed(*encoder)).stages == ["model", "activations", "pretrain", "evaluate"]
+    assert parse(composed(*encoder)).stages == ["model", "activations", "pretrain", "evaluate", "analyze"]
     message = refusal(composed, *encoder, "stages=[model,pretrain,finetune]")
     assert f"{encoder[0]}: a feature has no direction there that connections are weighed along" in message
     assert "allowed: stages=auto" in message
@@ -345,7 +345,7 @@ def test_a_mistake_in_the_settings_of_a_type_is_named(
 
 def test_a_skip_needs_a_transcoder_and_no_stage_that_prunes(composed: Composed) -> None:
     assert parse(composed("sae.skip=true", "stages=[model,pretrain]")).sae.skip
-    assert parse(composed("sae.skip=true")).stages == ["model", "activations", "pretrain", "evaluate"]
+    assert parse(composed("sae.skip=true")).stages == ["model", "activations", "pretrain", "evaluate", "analyze"]
     assert "a connection; so there is nothing for finetune to prune; allowed: stages=auto" in refusal(
         composed, "sae.skip=true", "stages=[model,pretrain,finetune]"
     )

@@ -190,7 +190,22 @@ def test_every_number_that_is_promised(finished: Finished) -> None:
     }
     expected |= {f"connectivity/kept/{site}" for site in SITES[1:]}
     expected |= {f"connectivity/from/{d}/{u}" for i, d in enumerate(SITES) for u in SITES[:i]}
-    stages = ("model", "pretrain", "select", "finetune", "twins", "evaluate")
+    of_pass = (
+        "l0",
+        "l1",
+        "fvu",
+        "explained_variance",
+        "cosine",
+        "mse",
+        "dead",
+        "never_fired",
+        "plain_only",
+        "no_input",
+    )
+    expected |= {f"analysis/{mode}/{key}/{s}" for mode in ("plain", "pruned") for key in of_pass for s in SITES}
+    expected |= {f"analysis/ablation/{k}/{s}" for k in ("zero", "mean", "reconstruction") for s in ("all", *SITES)}
+    expected |= {f"analysis/agreement/{key}/{s}" for key in ("mean_correlation", "mean_jaccard") for s in SITES}
+    stages = ("model", "pretrain", "select", "finetune", "twins", "evaluate", "analyze")
     expected |= {f"{what}/{stage}" for what in ("time", "tokens") for stage in stages}
     assert expected == set(metrics)
     assert all(isinstance(value, float | int) and math.isfinite(value) for value in metrics.values())
@@ -218,7 +233,7 @@ def test_the_numbers_hang_together(finished: Finished) -> None:
 
 def test_the_files_of_a_run(finished: Finished) -> None:
     note = json.loads((finished.output / "run.json").read_text())
-    for stage in ("pretrain", "select", "finetune", "evaluate"):
+    for stage in ("pretrain", "select", "finetune", "evaluate", "analyze"):
         assert (finished.output / note["stages"][stage] / "artifact.json").is_file()
     assert (finished.output / note["model"]["path"] / "config.json").is_file()
     report = (finished.output / "report.md").read_text()
@@ -252,7 +267,7 @@ def test_a_repeat_reuses_everything_and_says_the_same(
     assert time.monotonic() - started < 1
     assert made == []
     told = [record.getMessage() for record in caplog.records]
-    for stage in ("model", "pretrain", "select", "finetune", "evaluate"):
+    for stage in ("model", "pretrain", "select", "finetune", "evaluate", "analyze"):
         assert any(line.startswith(stage) and "reused" in line for line in told), stage
     execute(finished.config)
     assert made == []
@@ -272,7 +287,7 @@ def test_some_stages_alone(finished: Finished, made: list[str], tmp_path: Path) 
 def test_forcing_computes_a_stage_and_what_follows_again(finished: Finished, made: list[str], tmp_path: Path) -> None:
     config = variation(finished, tmp_path, "evaluation.twins=true", "force=[finetune]")
     again = execute(config)
-    assert made == ["finetune"] * 5 + ["evaluate"]
+    assert made == ["finetune"] * 5 + ["evaluate", "analyze"]
     assert untimed(again) == untimed(finished.metrics)
 
 
@@ -285,7 +300,7 @@ def test_one_stage_needs_no_brackets() -> None:
 def test_a_stage_of_another_configuration_is_not_touched(finished: Finished, made: list[str], tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.root.rglob("*.safetensors")}
     metrics = execute(variation(finished, tmp_path, "connectivity.C=3"))
-    assert made == ["select", "select", "finetune", "evaluate"]
+    assert made == ["select", "select", "finetune", "evaluate", "analyze"]
     assert metrics["connectivity/in_degree_mean"] <= 3 < metrics["connectivity/in_degree_max"] <= 3 * 4
     assert metrics["plain/ce"] == finished.metrics["plain/ce"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -451,7 +466,7 @@ def test_a_damaged_artifact_is_named_with_what_repairs_it(finished: Finished, ma
         execute(config)
     assert made == []
     again = execute(config.model_copy(update={"force": ["finetune"]}))
-    assert made == ["finetune", "evaluate"]
+    assert made == ["finetune", "evaluate", "analyze"]
     assert again["pruned/ce"] == finished.metrics["pruned/ce"]
 
 

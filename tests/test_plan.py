@@ -21,7 +21,8 @@ from scae.experiment.plan import VERSIONS, Plan
 from scae.experiment.table import made_by
 
 CONF = Path(__file__).parents[1] / "conf"
-STAGES = ("model", "pretrain", "select", "finetune", "evaluate")
+STAGES = ("model", "pretrain", "select", "finetune", "evaluate", "analyze")
+LEAVES = ("evaluate", "analyze")  # made from the finetuned suite, and nothing is made from them
 Of = Callable[..., Config]
 
 
@@ -63,6 +64,7 @@ def names(config: Config) -> dict[str, Any]:
         "select": plan.select(plan.chosen).name,
         "finetune": plan.finetune(plan.pruned).name,
         "evaluate": plan.evaluate.name,
+        "analyze": plan.analyze.name,
     }
 
 
@@ -72,7 +74,7 @@ def changed(of: Of, *overrides: str, base: tuple[str, ...] = ()) -> set[str]:
 
 
 def downstream_of(stage: str) -> set[str]:
-    return set(STAGES[STAGES.index(stage) :])
+    return {stage} if stage in LEAVES else set(STAGES[STAGES.index(stage) :])
 
 
 @pytest.mark.parametrize(
@@ -121,13 +123,23 @@ def downstream_of(stage: str) -> set[str]:
         ("finetune.steps=7", "finetune"),
         ("finetune.unit_norm=false", "finetune"),
         ("finetune.regrow.every=5", "finetune"),
-        ("evaluation.tokens=999", "evaluate"),
         ("evaluation.twins=true", "evaluate"),
         ("evaluation.pursuit=gradient", "evaluate"),
+        ("analysis.tokens=999", "analyze"),
+        ("analysis.examples=3", "analyze"),
+        ("analysis.neighbours=3", "analyze"),
+        ("analysis.edges=null", "analyze"),
     ],
 )
 def test_what_a_key_changes(of: Of, override: str, first: str) -> None:
     assert changed(of, override) == downstream_of(first)
+
+
+def test_the_text_that_is_evaluated_on_is_looked_at_where_no_other_is_said(of: Of) -> None:
+    assert changed(of, "evaluation.tokens=999") == {"evaluate", "analyze"}
+    assert changed(of, "evaluation.tokens=999", base=("analysis.tokens=99",)) == {"evaluate"}
+    tokens = of().evaluation.tokens
+    assert changed(of, f"analysis.tokens={tokens}") == set()
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,9 @@ def test_a_stage_comes_after_what_it_needs_and_has_a_file() -> None:
 
 def test_what_is_needed_and_what_is_made_again() -> None:
     assert names(needed_for(["select"])) == ["model", "activations", "pretrain", "select"]
-    assert names(needed_for(["pretrain", "evaluate"])) == list(STAGES)
-    assert names(made_from(["select"])) == ["select", "finetune", "evaluate"]
+    assert names(needed_for(["pretrain", "evaluate", "analyze"])) == list(STAGES)
+    assert names(needed_for(["analyze"])) == [stage for stage in STAGES if stage != "evaluate"]
+    assert names(made_from(["select"])) == ["select", "finetune", "evaluate", "analyze"]
     assert names(made_from(["evaluate"])) == ["evaluate"]
     assert names(made_from([])) == []
 
@@ -85,7 +86,7 @@ def test_a_stage_more(run: Finished, tmp_path: Path, counting: list[str], caplog
     assert counting == []
     asked = Plan(config.model_copy(update={"stages": ["count"]}))
     assert names(needed_for(["count"])) == ["model", "activations", "pretrain", "select", "finetune", "count"]
-    assert names(made_from(["finetune"])) == ["finetune", "evaluate", "count"]
+    assert names(made_from(["finetune"])) == ["finetune", "evaluate", "analyze", "count"]
     with caplog.at_level(logging.INFO):
         Execution(asked).up_to(["count"])
         Execution(asked).up_to(["count"])
@@ -100,5 +101,5 @@ def test_a_stage_more(run: Finished, tmp_path: Path, counting: list[str], caplog
     assert metrics.keys() - before.keys() == new
     assert {key: metrics[key] for key in before} == before
     stages = describe_run(every, tmp_path)["stages"]
-    assert list(stages) == ["pretrain", "select", "finetune", "evaluate", "count"]
+    assert list(stages) == ["pretrain", "select", "finetune", "evaluate", "analyze", "count"]
     assert (tmp_path / stages["count"] / "count.json").is_file()

@@ -20,6 +20,7 @@ STOP_AT = {
     "select": "scae.connections:Connections.save:1",
     "finetune": "scae.training.module:SuiteTraining.training_step:6",
     "evaluate": "scae.evaluation.unigram:Unigram.result:1",
+    "analyze": "scae.analysis.database:write_codes:3",
 }
 FITS = ("model", "pretrain", "finetune")
 LOGGED = ("logger.every=2",)

@@ -61,7 +61,7 @@ def test_sites_without_a_path(
     page = (tmp_path / "out/report.md").read_text()
     assert "## Each dictionary alone" in page
     assert found[0] in page
-    assert {"pretrain", "evaluate"} == set(json.loads((tmp_path / "out/run.json").read_text())["stages"])
+    assert {"pretrain", "evaluate", "analyze"} == set(json.loads((tmp_path / "out/run.json").read_text())["stages"])
 
 
 def test_an_unpruned_run_is_opened(artifacts: Path, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_an_unpruned_run_is_opened(artifacts: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, timeout=300, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     run = open_run(tmp_path / "out")
-    assert run.config.stages == ["model", "activations", "pretrain", "evaluate"]
+    assert run.config.stages == ["model", "activations", "pretrain", "evaluate", "analyze"]
     assert [str(site) for site in run.suite.sites] == ["1.resid"] == [str(site) for site in run.pretrained.sites]
     out = run.suite(run.lm.trace("def one(two):"), mode="spliced")
     assert out.residual().shape[-1] == run.lm.paths.d_model

@@ -17,7 +17,7 @@ import numpy as np
 
 from scae.analysis.streamed import Array, Streamed, write_streamed
 
-ENTRIES = 1 << 22  # held at a time, about 40 bytes each
+ENTRIES = 1 << 22  # held at a time, about 60 bytes each
 
 
 class Part(NamedTuple):

@@ -9,15 +9,17 @@ For feature i with the activations f_i(t) > 0 at c_i of the n live tokens, stron
     quantile_i   of each of Q bands of equal counts, strongest first, M tokens: one drawn from each M-th of the band; a
                  band of at most M tokens is given whole
 
-A run of features with at most `ENTRIES` entries together is held at a time.
+A run of features with at most `HELD` entries together is held at a time.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from scae.analysis.database import ENTRIES, Array, blocks
+from scae.analysis.database import Array, blocks
 from scae.report.analysis_files import BANDS, BINS, DRAWN, Tables
+
+HELD = 1 << 20  # entries, about 120 bytes each
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Extent:
     context: int
 
 
-def statistics(codes: Tables, extent: Extent, *, examples: int, seed: int, entries: int = ENTRIES) -> dict[str, Array]:
+def statistics(codes: Tables, extent: Extent, *, examples: int, seed: int, entries: int = HELD) -> dict[str, Array]:
     """By name, without the axis of passes: rate, mean, max, histogram, top, top_value, quantile, quantile_value.
 
     seed: of the draws; the same features get the same draws, however they are cut into runs.

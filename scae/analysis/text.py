@@ -19,8 +19,8 @@ PART = 1 << 13  # tokens after which what was found is written down
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Some of the held-out windows. index: which; batch_size: how many the model runs on at a time; packing: how
-    documents became windows (`data.packing`)."""
+    """Some of the held-out windows. index: which; batch_size: how many the model runs on at a time, at most; packing:
+    how documents became windows (`data.packing`)."""
 
     windows: TokenWindows
     index: Int[Tensor, " window"]
@@ -31,7 +31,7 @@ class Text:
     def of(
         cls, windows: TokenWindows, *, tokens: int, batch_size: int, packing: Literal["packed", "document"]
     ) -> "Text":
-        """About so many tokens: the windows, and the batches, in which an evaluation on as many looks at them."""
+        """About so many tokens: the windows that an evaluation on as many looks at."""
         return cls(windows, heldout_windows(windows, tokens), batch_size, packing)
 
     @property
@@ -52,9 +52,8 @@ class Text:
 
     @property
     def parts(self) -> tuple[Int[Tensor, " window"], ...]:
-        """Runs of whole batches of about `PART` tokens."""
-        batches = max(1, PART // (self.context * self.batch_size))
-        return self.index.split(batches * self.batch_size)
+        """Runs of windows of about `PART` tokens, whatever the batches are: they are found again with others."""
+        return self.index.split(max(1, PART // self.context))
 
     def traces(self, lm: LanguageModel, part: Int[Tensor, " window"] | None = None) -> Iterator[Trace]:
         """The model's clean runs on these windows, or on all."""

@@ -19,8 +19,7 @@ import torch
 from safetensors.numpy import save_file
 
 from scae.analysis.ablation import ablation
-from scae.analysis.between import Relations, relations
-from scae.analysis.codes import LiveCodes
+from scae.analysis.between import Known, Relations, interventions, relations
 from scae.analysis.contributions import EdgeList, constants, edge_list
 from scae.analysis.database import Array, write_codes
 from scae.analysis.definitions import DEFINITIONS
@@ -39,11 +38,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """examples: the largest activations that are kept of a feature; neighbours: features nearest to it; seed: of what
-    is drawn."""
+    """examples: the largest activations that are kept of a feature; neighbours: features nearest to it; edges:
+    connections between two sites that are checked by changing the model, None: none; seed: of what is drawn."""
 
     examples: int
     neighbours: int
+    edges: int | None
     seed: int
 
 
@@ -88,11 +88,13 @@ class _Analysis:
         for mode in self.passes:
             for site in self.suite.sites:
                 self._write_codes(mode, site)
-        of_each_other, sections = self._relations()
+        known = self._known()
+        of_each_other, sections = relations(known)
         edges = edge_list(self.suite, self.looking.sums) if self.looking.connected else None
         for number, site in enumerate(self.sites):
             self._write_features(number, site, edges, of_each_other)
-        write_text(self.folder / ANALYSIS, json.dumps(_plain(self._summary() | sections), indent=1) + "\n")
+        summary = self._summary() | sections | interventions(known)
+        write_text(self.folder / ANALYSIS, json.dumps(_plain(summary), indent=1) + "\n")
 
     def _codes(self, mode: str, site: Site) -> Path:
         return self.folder / CODES / mode / f"{site}.safetensors"
@@ -106,9 +108,19 @@ class _Analysis:
             parts = partial(self.looking.parts_of, mode, site)
             write_codes(path, parts, n_tokens=self.text.n_tokens, n_features=self.suite[site].n_features)
 
-    def _relations(self) -> tuple[Relations, dict[str, Any]]:
-        files = {site: Tables(self._codes(self.passes[-1], site)) for site in self.suite.sites}
-        return relations(self.suite, LiveCodes(files, self.text.live), top=self.wanted.neighbours)
+    def _known(self) -> Known:
+        return Known(
+            lm=self.lm,
+            suite=self.suite,
+            codes={site: Tables(self._codes(self.passes[-1], site)) for site in self.suite.sites},
+            live=self.text.live,
+            context=self.text.context,
+            traces=partial(self.text.traces, self.lm),
+            connected=self.looking.connected,
+            neighbours=self.wanted.neighbours,
+            edges=self.wanted.edges,
+            seed=self.wanted.seed,
+        )
 
     def _write_features(self, number: int, site: Site, edges: EdgeList | None, of_each_other: Relations) -> None:
         path = self._features(site)

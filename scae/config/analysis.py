@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from scae.config.active import BY_CONTENT
+from scae.config.active import Unnamed
 from scae.config.section import Positive, Section
 
 
 class Analysis(Section):
-    tokens: Annotated[Positive | None, BY_CONTENT] = Field(  # whoever names adds the number that it stands for
+    tokens: Annotated[Positive | None, Unnamed("a name has the number that it stands for")] = Field(
         description="held-out tokens, at least one window; null: evaluation.tokens"
     )
     examples: Positive = Field(description="largest activations that are kept of a feature, each of another window")

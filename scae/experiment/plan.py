@@ -193,9 +193,8 @@ class Plan:
 
     @cached_property
     def analyze(self) -> Artifact:
-        evaluation = self.config.evaluation
-        text = {"tokens": self.analyzed, "batch_size": evaluation.batch_size}
-        return self.artifact("analyze", {"analysis": active(self.config.analysis) | text}, self.suite.name)
+        made_from = {"analysis": active(self.config.analysis) | {"tokens": self.analyzed}, "seed": self.config.seed}
+        return self.artifact("analyze", made_from, self.suite.name)
 
     @property
     def analyzed(self) -> int:

@@ -27,7 +27,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of two batches."""
+    """Parts of four windows, which are two batches."""
     monkeypatch.setattr("scae.analysis.text.PART", 2 * BATCH * CONTEXT)
 
 
