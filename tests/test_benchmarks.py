@@ -200,6 +200,27 @@ def test_a_command_writes_its_rows(
         assert all(row["loss_difference"] < 1e-5 for row in rows)
 
 
+def test_the_database_of_a_large_text_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here in this process, its memory made up; every file is written and looked at."""
+    from benchmarks import analysis
+
+    def here(cases: list[worker.Case], device: str) -> list[dict[str, Any]]:
+        for case in cases:
+            case.make()()
+        return [{"bytes": 7 * 2**20}]
+
+    monkeypatch.setattr(analysis, "measured", here)
+    monkeypatch.setattr(analysis, "PART", 90)
+    sizes = analysis.Sizes(tokens=200, sites=2, features=30, k=4)
+    assert command.main(["analysis", "--quick", "--json", str(tmp_path / "rows.json")], sizes=sizes) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["write, one site", "look, one site", "all 2 sites"]
+    assert all(row["ours_s"] > 0 and row["ours_bytes"] == 7 * 2**20 for row in rows)
+    entries_at_most, pointers = 200 * 4 * 2, 2 * (201 + 31) * 8
+    assert pointers < rows[2]["disk_bytes"] <= entries_at_most * 16 + pointers + 2 * 1000
+    assert rows[2]["disk_bytes"] > 200 * 2 * 16
+
+
 def test_waiting_takes_turns_in_processes_of_either_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long they take is made up here."""
     asked: list[str | None] = []

@@ -17,6 +17,7 @@ from scae.kernels import (
     Upstream,
     arrive,
     arrive_everywhere,
+    arrived_by_edge,
     decode,
     edge_weights,
     encode_at,
@@ -287,6 +288,36 @@ def test_arriving_everywhere_has_gradients(backend: str, case: Case, windows: in
             alone = arrive_everywhere(way.arrivals)
     assert torch.equal(alone, expected)
     assert not alone.requires_grad
+
+
+@on_each_backend
+@on_random_input
+@in_windows
+@example(case=FULL, windows=2, at_attention=True)
+@example(case=FULL, windows=1, at_attention=False)
+@example(case=NOTHING, windows=1, at_attention=True)
+def test_what_arrives_along_each_edge(backend: str, case: Case, windows: int, at_attention: bool) -> None:
+    """Against the dense tensor of everything that arrives, edge by edge; together it is what `arrive` gives there."""
+    way = Way.random(case, windows, at_attention)
+    generator = torch.Generator().manual_seed(case.seed + 2)
+    tokens = case.tokens * windows
+    kept = torch.rand(tokens, case.down, generator=generator) < case.filled
+    at = SparseCode.where(kept, torch.rand(tokens, case.down, generator=generator, dtype=case.dtype))
+    with use(backend):
+        found, arrived = arrived_by_edge(way.arrivals, at), arrive(way.arrivals)
+    edges, weight = way.edges, way.weight.detach()
+    activations = torch.cat([code.dense() for code in way.codes], dim=1).detach()
+    along = activations[:, edges.up.long(), None] * weight  # [token, edge, head], at the upstream end
+    if at_attention:
+        by_window = along.view(*way.mover.shape[:2], *along.shape[1:])
+        moved = torch.einsum("wqkh,wkeh->wqe", way.mover, by_window).flatten(0, 1)
+    else:
+        moved = way.mover[:, None] * along[..., 0]
+    expected = (moved * at.dense()[:, edges.down.long()]).sum(0)
+    tolerance = {"rtol": 1e-9, "atol": 1e-9} if case.double else {"rtol": 1e-3, "atol": 1e-3}
+    torch.testing.assert_close(found, expected, **tolerance)
+    torch.testing.assert_close(found.sum(), (arrived * at.dense()).sum(), **tolerance)
+    assert not found.requires_grad
 
 
 @on_each_backend
