@@ -107,7 +107,8 @@ def test_pages_name_nothing_outside_their_folder(analysed: Path) -> None:
         assert not re.search(r"<script(?! src)", text)
     ours = [path for path in ASSETS.iterdir() if not path.name.startswith("uPlot")]
     for path in ours:
-        assert "://" not in path.read_text(encoding="utf-8"), path.name
+        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")  # a name, which nobody loads
+        assert "://" not in text, path.name
 
 
 def test_our_scripts_never_parse_html() -> None:
