@@ -36,6 +36,16 @@ def test_it_says_of_the_pruned_suite_what_the_evaluation_says(run: Finished) -> 
     assert summary["n_tokens"] <= run.config.evaluation.tokens
 
 
+def test_connections_are_tried_where_that_is_asked_for(run: Finished, tmp_path: Path) -> None:
+    assert not any(key.startswith(("analysis/faithfulness", "analysis/scalar")) for key in run.metrics)
+    metrics = execute(variation(run, tmp_path, "analysis.edges=10"))
+    for twin in ("", "_random"):
+        assert -1 <= metrics[f"analysis/faithfulness{twin}/rank"] <= 1
+        assert metrics[f"analysis/scalar{twin}/log_area"] > 0
+    others = {key: value for key, value in metrics.items() if key.startswith("analysis/") and key in run.metrics}
+    assert others == {key: value for key, value in run.metrics.items() if key.startswith("analysis/")}
+
+
 def test_an_opened_run_has_its_analysis(run: Finished, moved: Path) -> None:
     record(moved, run, cwd=run.folder)
     opened = open_run(moved)

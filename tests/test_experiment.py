@@ -51,6 +51,7 @@ MICRO = (
     "finetune.batch_size=4",
     "evaluation.tokens=512",
     "evaluation.batch_size=4",
+    "analysis.edges=null",
 )
 _finished: dict[str, "Finished"] = {}
 

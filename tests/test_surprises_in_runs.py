@@ -22,7 +22,7 @@ MICRO = (
     *("model.d_model=8", "model.n_layers=1", "model.d_mlp=8", "model.vocab_size=270", "model.steps=2"),
     *("sae.expansion=2", "l0=2", "sae.bound.tokens=64", "connectivity.C=3", "connectivity.tokens=64"),
     *("pretrain.steps=2", "pretrain.batch_size=2", "finetune.steps=2", "finetune.batch_size=2"),
-    *("finetune.regrow.every=1", "evaluation.tokens=64", "evaluation.batch_size=2"),
+    *("finetune.regrow.every=1", "evaluation.tokens=64", "evaluation.batch_size=2", "analysis.edges=null"),
 )
 CASES = (
     *(
