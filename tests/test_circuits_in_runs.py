@@ -70,7 +70,7 @@ def test_labels_are_shown(run: Run) -> None:
     try:
         assert "syllables" in {node["clerp"] for node in circuit(run, TEXT).json()["nodes"]}
         labels.write_text("{")
-        with pytest.raises(ValueError, match=r"labels\.json holds no labels that can be read"):
+        with pytest.raises(ValueError, match=r"labels\.json is not valid JSON"):
             circuit(run, TEXT)
     finally:
         labels.unlink()

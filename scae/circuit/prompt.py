@@ -4,7 +4,7 @@ from pathlib import Path
 
 from scae.circuit.exact import MOST, PROBABILITY, demand_circuit, exact
 from scae.circuit.graph import About, Circuit
-from scae.circuit.words import Words, read_labels
+from scae.circuit.words import Words, labels_of
 from scae.experiment.opened import Run
 
 
@@ -23,7 +23,7 @@ def circuit(run: Run, prompt: str, *, logits: int = MOST, probability: float = P
     if tokens.shape[1] > run.lm.context:
         raise ValueError(f"the prompt has {tokens.shape[1]} tokens, the model takes at most {run.lm.context}")
     found = exact(run.suite, run.lm.trace(tokens, live), most=logits, probability=probability)
-    words = Words(run.suite, read_labels(run.folder))
+    words = Words(run.suite, labels_of(run.folder))
     about = About(
         kind="prompt",
         subject=prompt,

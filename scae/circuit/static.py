@@ -14,7 +14,7 @@ from scae.circuit.graph import About, Circuit
 from scae.circuit.links import Links
 from scae.circuit.nodes import Kind, Nodes
 from scae.circuit.prompt import model_name
-from scae.circuit.words import Words, read_labels
+from scae.circuit.words import Words, labels_of
 from scae.core.typing import Int, Tensor
 from scae.experiment.opened import Run
 from scae.sites import SINK, SOURCE, Site
@@ -50,7 +50,7 @@ def around(run: Run, feature: str, *, steps: int = 1, strongest: int | None = ST
         weight="virtual weight",
     )
     nodes, links = _graph(suite, root, edges)
-    return Circuit.whole(about, Words(suite, read_labels(run.folder)), (feature,), nodes, links)
+    return Circuit.whole(about, Words(suite, labels_of(run.folder)), (feature,), nodes, links)
 
 
 def parse_feature(suite: Suite, text: str) -> Feature:

@@ -1,6 +1,5 @@
 """What a reader of a circuit reads beside numbers: tokens as text, the tokens that a feature promotes, labels."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +9,7 @@ import torch
 
 from scae.data import token_texts
 from scae.lm import UNEMBED
+from scae.report.pages.write import LABELS, read_labels
 from scae.sites import Site
 from scae.suite import Suite
 
@@ -47,12 +47,6 @@ class Words:
         return found
 
 
-def read_labels(folder: Path) -> dict[str, str]:
-    """What `python -m scae.label` has written beside a run; nothing where it has not."""
-    path = folder / "labels.json"
-    if not path.is_file():
-        return {}
-    try:
-        return {name: str(entry["label"]) for name, entry in json.loads(path.read_text("utf-8"))["labels"].items()}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no labels that can be read: {error!r}") from error
+def labels_of(folder: Path) -> dict[str, str]:
+    """What `python -m scae.label` has written beside a run, by feature; nothing where it has not."""
+    return {name: str(entry["label"]) for name, entry in read_labels(folder / LABELS).items() if "label" in entry}

@@ -1,6 +1,5 @@
 """Writing the pages of a run or of a sweep beside its Markdown."""
 
-import json
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from scae.core.whole_files import write_text
 from scae.report.analysis_files import ANALYSIS, Analysis, AnalysisError
-from scae.report.files import Job, ReportError
+from scae.report.files import Job, ReportError, read_json
 from scae.report.pages.features import feature_files
 from scae.report.pages.folder import PAGES, copy_assets, page, remove_stale, write_data
 from scae.report.pages.overview import how_to_analyse, run_overview
@@ -70,11 +69,8 @@ def read_labels(path: Path) -> dict[str, dict[str, Any]]:
     """`labels.json`, what `python -m scae.label` writes: {"format": 1, "labels": {"2.mlp/17": {"label": ...}}}."""
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReportError(f"{path} is not valid JSON: {error}") from error
-    found = content.get("labels") if isinstance(content, dict) else None
+    content = read_json(path)
+    found = content.get("labels")
     if not isinstance(found, dict) or content.get("format") != LABELS_FORMAT:
         raise ReportError(f'{path} holds no labels of format {LABELS_FORMAT}: {{"format": 1, "labels": {{...}}}}')
     return {str(name): label for name, label in found.items() if isinstance(label, dict)}
