@@ -66,7 +66,7 @@ def test_the_command_writes_a_folder(run: Run, capsys: pytest.CaptureFixture[str
 def test_labels_are_shown(run: Run) -> None:
     labels = run.folder / "labels.json"
     name = next(node for node in map(circuit(run, TEXT).nodes.__getitem__, range(1000)) if node.kind == "feature")
-    labels.write_text(json.dumps({"labels": {f"{name.place}/{name.number}": {"label": "syllables"}}}))
+    labels.write_text(json.dumps({"format": 1, "labels": {f"{name.place}/{name.number}": {"label": "syllables"}}}))
     try:
         assert "syllables" in {node["clerp"] for node in circuit(run, TEXT).json()["nodes"]}
         labels.write_text("{")
