@@ -74,7 +74,7 @@ def test_features_with_few_connections_or_all_of_them() -> None:
 
 def loss_with(suite: Suite, trace: Trace, site: Site, down: int, up: int, strength: float) -> float:
     """The loss where one connection more is there, its virtual weight times `strength`."""
-    wired = passes._arrivals
+    wired = passes.arrivals_at
 
     def arrivals(suite: Suite, at: Site, upstream: Any, trace: Trace) -> Any:
         found = wired(suite, at, upstream, trace)
@@ -91,7 +91,7 @@ def loss_with(suite: Suite, trace: Trace, site: Site, down: int, up: int, streng
     inputs[site] = Inputs.from_pairs(*kept.nonzero(as_tuple=True), suite.layout.size(site))
     suite.connect(Connections(suite.layout, inputs))
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(passes, "_arrivals", arrivals)
+        patch.setattr(passes, "arrivals_at", arrivals)
         loss = objective(logit_kl=1.0)(suite(trace, mode="pruned"), trace, suite.lm.paths)
     suite.connect(before)
     return float(loss.total)
