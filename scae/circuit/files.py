@@ -7,18 +7,18 @@ import json
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
-from scae.circuit.graph import Circuit
 from scae.core.whole_files import write_text
 from scae.report.pages import write_circuit_page
 
 LONGEST = 48
 
 
-def write(circuit: Circuit, folder: Path, slug: str | None = None) -> Path:
-    """Everything, into a folder, which it returns."""
+def write(content: dict[str, Any], folder: Path) -> Path:
+    """A graph as JSON, with everything that shows it, into a folder, which it returns."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(circuit.json(slug or folder.absolute().name), allow_nan=False)
+    text = json.dumps(content, allow_nan=False)
     write_text(folder / "graph.json", text)
     write_text(folder / "graph.js", f'scae_data("graph", {text.replace("<", chr(92) + "u003c")});\n')
     write_circuit_page(folder)

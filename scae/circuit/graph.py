@@ -1,64 +1,24 @@
 """A circuit: the graph of a prompt, or of the connections around a feature, to be cut down, looked at and written."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from scae.circuit.influence import Scores, cumulative, cut, influence, scores
+from scae.circuit.files import write
+from scae.circuit.influence import cumulative, cut, influence, scores
 from scae.circuit.links import Links
+from scae.circuit.neuronpedia import as_json
 from scae.circuit.nodes import Node, Nodes
+from scae.circuit.record import About, Graph, Pruning
 from scae.circuit.words import Words
-from scae.core.typing import Float, Int, Tensor
+from scae.core.typing import Tensor
 
 NODE_THRESHOLD, EDGE_THRESHOLD = 0.8, 0.98
 
 
-@dataclass(frozen=True)
-class About:
-    """What a circuit is of. kind: of a prompt, or the connections around a feature; sites: of the suite, in order;
-    absolute, relative: how far sums of edges are from what the pass has computed, at most (`scae.circuit.exact`)."""
-
-    kind: Literal["prompt", "global"]
-    subject: str
-    run: str
-    model: str
-    sites: tuple[str, ...]
-    n_layers: int
-    weight: str = "contribution"
-    absolute: float | None = None
-    relative: float | None = None
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """By which thresholds a circuit was cut down, and what it was before."""
-
-    node_threshold: float
-    edge_threshold: float
-    n_nodes: int
-    n_edges: int
-
-
-@dataclass(frozen=True, eq=False)
-class Circuit:
-    """nodes, and the edges between them: from `source` to `target`, numbers of nodes, each with its exact contribution
-    `weight`; tokens: the text of each position.
-
-    influence: `[node]` on the logits; scores: of the whole graph, also behind `prune`; None where there are no logits.
-    """
-
-    about: About
-    words: Words = field(repr=False)
-    tokens: tuple[str, ...]
-    nodes: Nodes = field(repr=False)
-    source: Int[Tensor, " edge"] = field(repr=False)
-    target: Int[Tensor, " edge"] = field(repr=False)
-    weight: Float[Tensor, " edge"] = field(repr=False)
-    influence: Float[Tensor, " node"] = field(repr=False)
-    cumulative: Float[Tensor, " node"] = field(repr=False)
-    scores: Scores | None
-    pruning: Pruning | None = None
+class Circuit(Graph):
+    """A graph with what can be done with it."""
 
     @classmethod
     def whole(
@@ -109,15 +69,12 @@ class Circuit:
 
     def json(self, slug: str = "circuit") -> dict[str, Any]:
         """As Neuronpedia and circuit-tracer read it (`scae.circuit.neuronpedia`)."""
-        from scae.circuit.neuronpedia import as_json
-
         return as_json(self, slug)
 
     def save(self, folder: str | Path, slug: str | None = None) -> Path:
         """`graph.json` and the page that shows it; returns the folder, whose name is the slug where none is given."""
-        from scae.circuit.files import write
-
-        return write(self, Path(folder), slug)
+        folder = Path(folder)
+        return write(self.json(slug or folder.absolute().name), folder)
 
     def __len__(self) -> int:
         return len(self.nodes)

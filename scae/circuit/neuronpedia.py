@@ -21,8 +21,8 @@ from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from scae.circuit.graph import Circuit
 from scae.circuit.nodes import Node
+from scae.circuit.record import Graph
 
 SCHEMA_VERSION = 1  # the feature of a node is a Cantor pair
 
@@ -32,7 +32,7 @@ def cantor(layer: int, feature: int) -> int:
     return (layer + feature) * (layer + feature + 1) // 2 + feature
 
 
-def as_json(circuit: Circuit, slug: str) -> dict[str, Any]:
+def as_json(circuit: Graph, slug: str) -> dict[str, Any]:
     """The whole file; numbers have six digits."""
     nodes = [circuit.nodes[number] for number in range(len(circuit.nodes))]
     ids = [node_id(node, circuit.about.n_layers) for node in nodes]
@@ -84,7 +84,7 @@ def _layer_and_kind(node: Node) -> tuple[str, str]:
     return layer or "E", kind
 
 
-def _kind(node: Node, circuit: Circuit) -> dict[str, Any]:
+def _kind(node: Node, circuit: Graph) -> dict[str, Any]:
     """What the schema wants of every node, but for its id."""
     layer, kind = _layer_and_kind(node)
     common = {"layer": layer, "ctx_idx": node.position}
@@ -149,7 +149,7 @@ def _ours(node: Node, influence: float, promoted: dict[tuple[str, int], list[str
     return found
 
 
-def _metadata(circuit: Circuit, slug: str) -> dict[str, Any]:
+def _metadata(circuit: Graph, slug: str) -> dict[str, Any]:
     about, pruning, scores = circuit.about, circuit.pruning, circuit.scores
     ours: dict[str, Any] = {
         "kind": about.kind,
@@ -186,7 +186,7 @@ def _metadata(circuit: Circuit, slug: str) -> dict[str, Any]:
     }
 
 
-def _promoted(circuit: Circuit, nodes: list[Node]) -> dict[tuple[str, int], list[str]]:
+def _promoted(circuit: Graph, nodes: list[Node]) -> dict[tuple[str, int], list[str]]:
     by_site: dict[str, list[int]] = defaultdict(list)
     for node in nodes:
         if node.kind == "feature":

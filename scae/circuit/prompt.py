@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from scae.circuit.exact import MOST, PROBABILITY, demand_circuit, exact
-from scae.circuit.graph import About, Circuit
+from scae.circuit.graph import Circuit
+from scae.circuit.record import About
 from scae.circuit.words import Words, labels_of
 from scae.experiment.opened import Run
 

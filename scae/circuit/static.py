@@ -10,12 +10,12 @@ from collections.abc import Iterable
 import torch
 
 from scae.circuit.exact import demand_connections
-from scae.circuit.graph import About, Circuit
+from scae.circuit.graph import Circuit
 from scae.circuit.links import Links
 from scae.circuit.nodes import Kind, Nodes
 from scae.circuit.prompt import model_name
+from scae.circuit.record import About
 from scae.circuit.words import Words, labels_of
-from scae.core.typing import Int, Tensor
 from scae.experiment.opened import Run
 from scae.sites import SINK, SOURCE, Site
 from scae.suite import Suite
@@ -85,17 +85,7 @@ def _inputs(suite: Suite, feature: Feature) -> list[Edge]:
     site, number = feature
     if site == SOURCE:
         return []
-    incoming = suite.connections[site]
-    up = incoming.up[int(incoming.crow[number]) : int(incoming.crow[number + 1])]
-    return [edge for one in suite.layout.upstream(site) for edge in _between(suite, one, up, site, feature)]
-
-
-def _between(suite: Suite, up_site: Site, up: Int[Tensor, " up"], site: Site, reader: Feature) -> list[Edge]:
-    """The edges into one feature from those of one site, among these numbers that are counted through the suite."""
-    first = suite.layout.offset(up_site)
-    numbers = up[(up >= first) & (up < first + suite.layout.size(up_site))].long() - first
-    weights = _weights(suite, up_site, numbers, site, torch.full_like(numbers, reader[1]))
-    return [((up_site, number), reader, weight) for number, weight in zip(numbers.tolist(), weights, strict=True)]
+    return [((one.site, one.feature), feature, one.weight) for one in suite.inputs(site, number)]
 
 
 def _outputs(suite: Suite, feature: Feature) -> list[Edge]:
@@ -106,24 +96,10 @@ def _outputs(suite: Suite, feature: Feature) -> list[Edge]:
         if up_site not in suite.layout.upstream(site):
             continue
         incoming = suite.connections[site]
-        down = incoming.down[incoming.up == counted]
-        weights = _weights(suite, up_site, torch.full_like(down, number), site, down)
-        found += [(feature, (site, one), weight) for one, weight in zip(down.tolist(), weights, strict=True)]
+        down = incoming.down[incoming.up == counted].long()
+        weights = suite.virtual.between(up_site, torch.full_like(down, number), site, down)
+        found += [(feature, (site, one), weight) for one, weight in zip(down.tolist(), weights.tolist(), strict=True)]
     return found
-
-
-@torch.no_grad()
-def _weights(
-    suite: Suite, up_site: Site, up: Int[Tensor, " edge"], site: Site, down: Int[Tensor, " edge"]
-) -> list[float]:
-    """Virtual weights between features of two sites, heads summed."""
-    if not len(up):
-        return []
-    path, reads, writes = suite.path(site), suite.reads(site), suite.writes(up_site, site.module)
-    device = reads.rows.device
-    readers = path.readers(reads.rows[down.to(device)]) / reads.scale
-    writers = path.writers(writes.rows[up.to(device)]) * writes.scale
-    return (readers * writers).sum((1, 2)).tolist()
 
 
 def _graph(suite: Suite, root: Feature, edges: list[Edge]) -> tuple[Nodes, Links]:

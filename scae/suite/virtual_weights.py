@@ -69,18 +69,28 @@ class VirtualWeights:
     @torch.no_grad()
     def inputs(self, site: Site, feature: int) -> list[Input]:
         """The connections into one feature, strongest first by the size of the virtual weight."""
-        layout, path, own = self.connections.layout, self._path(site), self._reads(site)
+        layout = self.connections.layout
         if not 0 <= feature < layout.size(site):
             raise IndexError(f"feature {feature} of {site}, which has features 0..{layout.size(site) - 1}")
-        incoming = self.connections[site]
-        reader = path.readers(own.rows[feature : feature + 1] / own.scale)
-        found = []
-        for up in incoming.up[int(incoming.crow[feature]) : int(incoming.crow[feature + 1])].tolist():
-            up_site, number = layout.locate(up)
-            source = self._writes(up_site, site.module)
-            writer = path.writers(source.rows[number : number + 1] * source.scale)
-            found.append(Input(up_site, number, float((reader * writer).sum())))
+        incoming, found = self.connections[site], []
+        up = incoming.up[int(incoming.crow[feature]) : int(incoming.crow[feature + 1])].long()
+        for source in layout.upstream(site):
+            first = layout.offset(source)
+            numbers = up[(up >= first) & (up < first + layout.size(source))] - first
+            weights = self.between(source, numbers, site, torch.full_like(numbers, feature))
+            found += [Input(source, *one) for one in zip(numbers.tolist(), weights.tolist(), strict=True)]
         return sorted(found, key=lambda one: -abs(one.weight))
+
+    @torch.no_grad()
+    def between(
+        self, up: Site, up_features: Int[Tensor, " edge"], down: Site, down_features: Int[Tensor, " edge"]
+    ) -> Float[Tensor, " edge"]:
+        """The virtual weights of pairs of features of two sites, connected or not, heads summed."""
+        path, reads, writes = self._path(down), self._reads(down), self._writes(up, down.module)
+        device = reads.rows.device
+        readers = path.readers(reads.rows[down_features.to(device)] / reads.scale)
+        writers = path.writers(writes.rows[up_features.to(device)] * writes.scale)
+        return (readers * writers).sum((1, 2))
 
     def _into(self, site: Site) -> "_Into":
         device = self._reads(site).rows.device

@@ -9,9 +9,10 @@ from attribution_graphs import SCHEMA, problems
 from suites import Make, Ragged, pruned_suite
 
 from scae.circuit.exact import exact
-from scae.circuit.files import check_slug, slug_of, write
-from scae.circuit.graph import About, Circuit
+from scae.circuit.files import check_slug, slug_of
+from scae.circuit.graph import Circuit
 from scae.circuit.neuronpedia import cantor
+from scae.circuit.record import About
 from scae.circuit.words import Words
 from scae.lm import LanguageModel, Trace
 from scae.suite import Suite
@@ -153,7 +154,7 @@ def test_a_folder_holds_the_graph_twice(
         f"{node.place}/{node.number}" for node in map(some.__getitem__, range(len(some))) if node.kind == "feature"
     )
     circuit = circuit_of(suite, one, {name: "says <b>hello</b>"})
-    folder = write(circuit, tmp_path / "circuits" / "one")
+    folder = circuit.save(tmp_path / "circuits" / "one")
     content = json.loads((folder / "graph.json").read_text())
     script = (folder / "graph.js").read_text()
     assert script.startswith('scae_data("graph", {')
