@@ -46,8 +46,7 @@ def demand_connections(suite: Suite) -> None:
 def demand_circuit(suite: Suite) -> None:
     """Raises ValueError where a suite has no graph of a prompt."""
     demand_connections(suite)
-    if skipping := [str(site) for site in suite.sites if suite[site].skip is not None]:
-        raise ValueError(f"no circuit: the skip of {', '.join(skipping)} reads the stream without a connection")
+    suite.demand_pruned()
     if thresholds.foreign(suite, "pruned"):
         raise ValueError(
             f"the thresholds of the suite belong to the pass {suite.threshold_pass}, a circuit is one of the pruned "
@@ -136,10 +135,8 @@ class _Builder:
         code = code.entries(code.value > 0)
         at = code.row, code.col
         own = suite[site]
-        nothing = path.read(torch.zeros_like(trace.embed), trace).flatten(0, 1)[
-            :1
-        ]  # what moves to it all the same: b_O
-        alone = own.encoder.preactivations(own.shift(nothing))[0, code.col]
+        unmoved = path.read(torch.zeros_like(trace.embed), trace)  # what is read where nothing is written: b_O
+        alone = own.encoder.preactivations(own.shift(unmoved.flatten(0, 1)[:1]))[0, code.col]
         readers = Readers(torch.arange(self.count, self.count + len(code.col), device=code.col.device), *at[::-1])
         rows, unit = suite.reads(site)
         mover = path.mover(trace, unit)

@@ -114,6 +114,12 @@ class Assembly(nn.Module):
                 "by the plain and the spliced pass, and not by the dense and the pruned one"
             )
 
+    def demand_pruned(self) -> None:
+        """Raises ValueError where no pruned pass serves the suite."""
+        self.demand_paths()
+        if skipping := [str(site) for site in self.sites if self[site].skip is not None]:
+            raise ValueError(f"no pruned pass: the skip of {', '.join(skipping)} reads the stream without a connection")
+
     @property
     def connections(self) -> Connections:
         """Which features each feature reads from in the pruned pass; a new suite has all connections."""

@@ -94,9 +94,7 @@ def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), observe: Ob
     """Every feature reads the base and its connections."""
     if suite.connections.is_complete:
         return dense(suite, trace, aux)
-    suite.demand_paths()
-    if skipping := [str(site) for site in suite.sites if suite[site].skip is not None]:
-        raise ValueError(f"no pruned pass: the skip of {', '.join(skipping)} reads the stream without a connection")
+    suite.demand_pruned()
     collector = _Collector(suite, trace, aux)
     base = trace.embed if suite.source is None else suite.source.constant(trace)
     codes = [] if suite.source is None else [suite.source.code(trace)]  # of the levels before
