@@ -17,6 +17,7 @@ from scae.analysis.sums import Summing, Sums
 from scae.core.typing import Float, Int, Stream, Tensor
 from scae.evaluation import Arm, Subject
 from scae.evaluation.ablations import spliced_stream
+from scae.evaluation.compared import LOGITS
 from scae.lm import LinearPaths, Module, Trace
 from scae.sites import Site
 from scae.suite import Mode, SuiteOutput
@@ -24,7 +25,6 @@ from scae.suite import Mode, SuiteOutput
 ALL, CLEAN = "all", "clean"
 SPLICED: Mode = "spliced"
 KINDS = ("zero", "mean", "reconstruction")
-LOGITS = 1 << 22  # numbers of one table positions x vocabulary
 
 
 class Ablation(Summing):

@@ -9,7 +9,7 @@ for every such run, and what belongs to it is sorted,
 So memory does not grow with the text, and reading does with (entries)^2 / ENTRIES alone.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,9 +98,3 @@ def _key(feature: Array, value: Array) -> Array:
     """A number that is larger for a later feature, then for a smaller value: bits of floats > 0 rise as they do."""
     bits = np.ascontiguousarray(value, dtype=np.float32).view(np.uint32)
     return (feature.astype(np.uint64) << np.uint64(32)) | (~bits).astype(np.uint64)
-
-
-def joined(parts: Sequence[Part]) -> Part:
-    """Parts of successive tokens as one."""
-    counts, feature, value = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return Part(counts, feature, value)
