@@ -101,9 +101,9 @@ def sweep(tmp_path: Path, put: Callable[..., Path]) -> Path:
     return directory
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium; skips where there is none."""
+    """A headless Chromium, closed before another module may open one of its own; skips where there is none."""
     if reason := why_none():
         pytest.skip(reason)
     with chromium() as browser:
