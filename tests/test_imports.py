@@ -16,7 +16,7 @@ LAYERS = (
     ("suite",),
     ("selection", "objectives", "data"),
     ("activations",),
-    ("training", "evaluation", "report", "interop"),
+    ("training", "evaluation", "attribution", "report", "interop"),
     ("analysis",),
     ("experiment",),
     ("command", "circuit", "label"),

@@ -6,9 +6,8 @@ circuit(open_run(DIR), "Once upon a time").prune().save("circuits/once")
 around(open_run(DIR), "2.mlp/17", steps=2).save("circuits/2.mlp-17")
 """
 
+from scae.attribution import Node, Nodes, Scores
 from scae.circuit.graph import Circuit
-from scae.circuit.influence import Scores
-from scae.circuit.nodes import Node, Nodes
 from scae.circuit.prompt import circuit
 from scae.circuit.record import About, Pruning
 from scae.circuit.static import around

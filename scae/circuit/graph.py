@@ -5,11 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from scae.attribution import Links, Node, Nodes, cumulative, cut, influence, scores
 from scae.circuit.files import write
-from scae.circuit.influence import cumulative, cut, influence, scores
-from scae.circuit.links import Links
 from scae.circuit.neuronpedia import as_json
-from scae.circuit.nodes import Node, Nodes
 from scae.circuit.record import About, Graph, Pruning
 from scae.circuit.words import Words
 from scae.core.typing import Tensor
@@ -43,7 +41,7 @@ class Circuit(Graph):
         )
 
     def prune(self, node_threshold: float = NODE_THRESHOLD, edge_threshold: float = EDGE_THRESHOLD) -> "Circuit":
-        """What holds these shares of the influence on the logits (`scae.circuit.influence`)."""
+        """What holds these shares of the influence on the logits (`scae.attribution.influence`)."""
         if self.scores is None:
             raise ValueError("the connections around a feature lead to no logits, whose influence could be cut at")
         kept = cut(self.nodes, self._links, node_threshold=node_threshold, edge_threshold=edge_threshold)

@@ -21,7 +21,7 @@ from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from scae.circuit.nodes import Node
+from scae.attribution import Node
 from scae.circuit.record import Graph
 
 SCHEMA_VERSION = 1  # the feature of a node is a Cantor pair

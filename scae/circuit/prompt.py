@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scae.circuit.exact import MOST, PROBABILITY, demand_circuit, exact
+from scae.attribution import MOST, PROBABILITY, demand_circuit, exact
 from scae.circuit.graph import Circuit
 from scae.circuit.record import About
 from scae.circuit.words import Words, labels_of

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from scae.circuit.influence import Scores
-from scae.circuit.nodes import Nodes
+from scae.attribution import Nodes, Scores
 from scae.circuit.words import Words
 from scae.core.typing import Float, Int, Tensor
 
@@ -12,7 +11,7 @@ from scae.core.typing import Float, Int, Tensor
 @dataclass(frozen=True)
 class About:
     """What a circuit is of. kind: of a prompt, or the connections around a feature; sites: of the suite, in order;
-    absolute, relative: how far sums of edges are from what the pass has computed, at most (`scae.circuit.exact`)."""
+    absolute, relative: how far sums of edges are from what the pass has computed, at most (`scae.attribution`)."""
 
     kind: Literal["prompt", "global"]
     subject: str

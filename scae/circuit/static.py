@@ -9,10 +9,8 @@ from collections.abc import Iterable
 
 import torch
 
-from scae.circuit.exact import demand_connections
+from scae.attribution import Kind, Links, Nodes, demand_connections
 from scae.circuit.graph import Circuit
-from scae.circuit.links import Links
-from scae.circuit.nodes import Kind, Nodes
 from scae.circuit.prompt import model_name
 from scae.circuit.record import About
 from scae.circuit.words import Words, labels_of

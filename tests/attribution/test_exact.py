@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import torch
 from edge_lists import every_pair
-from suites import Make, Ragged, pruned_suite
+from pruned_suites import Make, Ragged, pruned_suite
 
-from scae.circuit.exact import Exact, exact
-from scae.circuit.nodes import KINDS, Nodes
+from scae.attribution import KINDS, Exact, Nodes, exact
 from scae.connections import Connections
 from scae.lm import LanguageModel, Trace
 from scae.sites import SINK, SOURCE, Site

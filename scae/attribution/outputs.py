@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import torch
 
-from scae.circuit.base import Base
-from scae.circuit.links import Firing, Links, Readers, from_features, from_streams, links_of
-from scae.circuit.nodes import Nodes
+from scae.attribution.base import Base
+from scae.attribution.links import Firing, Links, Readers, from_features, from_streams, links_of
+from scae.attribution.nodes import Nodes
 from scae.core.typing import Float, Int, Tensor
 from scae.lm import UNEMBED, Module, Trace
 from scae.sites import SINK

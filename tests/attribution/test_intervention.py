@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from suites import Make, Ragged, pruned_suite
+from pruned_suites import Make, Ragged, pruned_suite
 
-from scae.circuit.exact import Exact, exact
+from scae.attribution import Exact, exact
 from scae.dictionaries import Activation
 from scae.kernels import SparseCode
 from scae.lm import LanguageModel, Trace

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from scae.circuit.influence import cumulative, cut, influence, scores
-from scae.circuit.links import Links
-from scae.circuit.nodes import KINDS, Kind, Nodes
+from scae.attribution import KINDS, Kind, Links, Nodes, cumulative, cut, influence, scores
 
 # token 0, token 1, bias 2, error 3, features 4 5 6, logits 7 8
 KIND: tuple[Kind, ...] = ("token", "token", "bias", "error", "feature", "feature", "feature", "logit", "logit")

@@ -1,4 +1,4 @@
-"""Pruned suites of every sort, and windows for them, that the tests of this room need."""
+"""Pruned suites of every sort, and windows for them, that tests of circuits and of what they are made from need."""
 
 from collections.abc import Callable
 from typing import Any

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from scae.circuit.links import Links
-from scae.circuit.nodes import Nodes
+from scae.attribution.links import Links
+from scae.attribution.nodes import Nodes
 from scae.core.typing import Bool, Float, Tensor
 
 

@@ -2,7 +2,7 @@
 
     pre_i(q)     = sum of the edges into (i, q)        features along stored connections, tokens, biases, and the errors
                                                        of modules without a dictionary
-    logit_v(q)   = sum of the edges into (v, q)        the model's own, at the last position q (`scae.circuit.outputs`)
+    logit_v(q)   = sum of the edges into (v, q)        the model's own, at the last position q (`outputs`)
 
 With a source (`sites.embed`) tokens are features with stored connections, and what the embedding writes beside them
 (its mean, positions) is a bias. The embedding of a position that is not live is no choice of connections: it is read
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
-from scae.circuit.base import Base
-from scae.circuit.links import Firing, Links, Readers, from_features, from_streams, links_of
-from scae.circuit.nodes import Nodes
-from scae.circuit.outputs import Outputs, chosen
+from scae.attribution.base import Base
+from scae.attribution.links import Firing, Links, Readers, from_features, from_streams, links_of
+from scae.attribution.nodes import Nodes
+from scae.attribution.outputs import Outputs, chosen
 from scae.core.typing import Float, Int, Tensor
 from scae.lm import EMBED, Module, Trace
 from scae.sites import SOURCE, Site
@@ -56,7 +56,7 @@ def demand_circuit(suite: Suite) -> None:
 
 @torch.no_grad()
 def exact(suite: Suite, trace: Trace, *, most: int = MOST, probability: float = PROBABILITY) -> Exact:
-    """The graph of a trace of one window. most, probability: of the next tokens, see `scae.circuit.outputs.chosen`.
+    """The graph of a trace of one window. most, probability: of the next tokens, see `scae.attribution.outputs.chosen`.
 
     Raises ValueError where the suite has none (`demand_circuit`).
     """

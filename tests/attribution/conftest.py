@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from suites import SORTS, Make, Ragged, pruned_suite, window
+from pruned_suites import SORTS, Make, Ragged, pruned_suite, window
 
 from scae.lm import LanguageModel, Trace
 from scae.suite import Suite
