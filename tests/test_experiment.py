@@ -52,6 +52,7 @@ MICRO = (
     "evaluation.tokens=512",
     "evaluation.batch_size=4",
     "analysis.edges=null",
+    "analysis.prompts=2",
 )
 _finished: dict[str, "Finished"] = {}
 
@@ -206,6 +207,8 @@ def test_every_number_that_is_promised(finished: Finished) -> None:
     expected |= {f"analysis/{mode}/{key}/{s}" for mode in ("plain", "pruned") for key in of_pass for s in SITES}
     expected |= {f"analysis/ablation/{k}/{s}" for k in ("zero", "mean", "reconstruction") for s in ("all", *SITES)}
     expected |= {f"analysis/agreement/{key}/{s}" for key in ("mean_correlation", "mean_jaccard") for s in SITES}
+    explained = ("replacement", "completeness", "strict_replacement", "strict_completeness", "constant")
+    expected |= {f"analysis/explained{twin}/{key}" for twin in ("", "_random") for key in explained}
     stages = ("model", "pretrain", "select", "finetune", "twins", "evaluate", "analyze")
     expected |= {f"{what}/{stage}" for what in ("time", "tokens") for stage in stages}
     assert expected == set(metrics)

@@ -7,6 +7,7 @@ whole, as sections of analysis.json:
     faithfulness, faithfulness_random             by pair of sites, what interventions do (`scae.analysis.faithfulness`)
     faithfulness_by_distance, ..._random          the same by the number of modules between, and `all` of it together
     scalar                                        how much few connections carry (`scae.analysis.scalar`)
+    explained, explained_random                   what of the predictions circuits explain (`scae.analysis.prompts`)
 
 The random twin has as many connections into each feature, on the same suite.
 """
@@ -23,6 +24,7 @@ import torch
 from scae.analysis.clusters import cluster
 from scae.analysis.coactivation import coactive
 from scae.analysis.faithfulness import by_distance, by_pair, effects, overall
+from scae.analysis.prompts import explained
 from scae.analysis.scalar import scalar
 from scae.analysis.similarity import similar
 from scae.analysis.sparse import Codes
@@ -49,7 +51,8 @@ class Known:
 
     suite: as the last of the passes runs it; codes: by site, its activations in that pass, both ways; live: which
     positions are text, `[token]`; context: positions a window; traces: clean runs on the text, the same at every call;
-    connected: whether the suite has connections, and not all there can be; neighbours, edges, seed: as configured.
+    connected: whether the suite has connections, and not all there can be; neighbours, edges, prompts, seed: as
+    configured.
     """
 
     suite: Suite
@@ -60,6 +63,7 @@ class Known:
     connected: bool
     neighbours: int
     edges: int | None
+    prompts: int | None
     seed: int
 
 
@@ -92,14 +96,20 @@ def relations(known: Known) -> tuple[Relations, dict[str, Any]]:
     return found, {"clusters": [one.record() for one in clusters]}
 
 
-def interventions(known: Known) -> dict[str, Any]:
-    """The sections on connections; none where there are none to be tried."""
-    if known.edges is None or not known.connected:
+def on_connections(known: Known) -> dict[str, Any]:
+    """The sections on connections; none where there are none to be looked at."""
+    if not known.connected:
+        return {}
+    chosen = known.suite.connections
+    arms: dict[str, Connections] = {"": chosen, "_random": shuffled(chosen, seed=known.seed)}
+    return _interventions(known, arms) | _circuits(known, arms)
+
+
+def _interventions(known: Known, arms: Mapping[str, Connections]) -> dict[str, Any]:
+    if known.edges is None:
         return {}
     log.info("analyze: connections are tried in the live model, and kept by strength")
     sections: dict[str, Any] = {"scalar": {}}
-    chosen = known.suite.connections
-    arms: dict[str, Connections] = {"": chosen, "_random": shuffled(chosen, seed=known.seed)}
     text, few = (partial(_first, known, tokens) for tokens in (TRIED, SAMPLE))
     for name, connections in arms.items():
         found = effects(known.suite, text, edges=known.edges, seed=known.seed, mode="pruned", connections=connections)
@@ -108,6 +118,14 @@ def interventions(known: Known) -> dict[str, Any]:
         sections[f"faithfulness_by_distance{name}"] = told
         sections["scalar"][name.removeprefix("_") or "pruned"] = scalar(known.suite, few, connections=connections)
     return sections
+
+
+def _circuits(known: Known, arms: Mapping[str, Connections]) -> dict[str, Any]:
+    if known.prompts is None:
+        return {}
+    log.info("analyze: circuits of %d prompts", known.prompts)
+    few = partial(explained, known.suite, prompts=known.prompts)
+    return {f"explained{name}": few(known.traces(), connections=arm) for name, arm in arms.items()}
 
 
 def _first(known: Known, tokens: int) -> Iterable[Trace]:

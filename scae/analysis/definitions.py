@@ -62,4 +62,12 @@ DEFINITIONS: dict[str, str] = {
     "frozen": "the same of the stream that reaches the downstream module, read with the scales and patterns of before",
     "scalar": "mean KL(model || pruned pass) in nats along the n strongest connections; absolute: its integral over n, "
     "relative: its mean over n, log_area: its mean over log n",
+    "explained": "of the circuits of prompts, not cut down, as means over prompts: the beginnings of windows, up to 16 "
+    "tokens; scores of Ameisen et al. 2025, weighted by influence on the logits",
+    "replacement": "of the influence on the logits that begins at tokens and errors, the share of tokens",
+    "completeness": "the share of what nodes read that is no error, each node weighted by its influence",
+    "strict_replacement": "the same with what the plain pass would add to each pre-activation counted as an error: "
+    "connections that were cut",
+    "strict_completeness": "the same, counted so",
+    "constant": "the share of biases in the absolute edges into features and logits, weighted by influence",
 }

@@ -19,7 +19,7 @@ import torch
 from safetensors.numpy import save_file
 
 from scae.analysis.ablation import ablation
-from scae.analysis.between import Known, Relations, interventions, relations
+from scae.analysis.between import Known, Relations, on_connections, relations
 from scae.analysis.contributions import EdgeList, constants, edge_list
 from scae.analysis.database import Array, write_codes
 from scae.analysis.definitions import DEFINITIONS
@@ -28,6 +28,7 @@ from scae.analysis.fidelity import fidelity
 from scae.analysis.logits import logits
 from scae.analysis.looking import Looking
 from scae.analysis.statistics import Extent
+from scae.attribution import Scores
 from scae.core.whole_files import write, write_text
 from scae.data import token_texts
 from scae.report.analysis_files import ANALYSIS, CODES, FEATURES, FORMAT, TOKENS, VOCABULARY, AnalysisError, Tables
@@ -39,11 +40,13 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """examples: the largest activations that are kept of a feature; neighbours: features nearest to it; edges:
-    connections between two sites that are checked by changing the model, None: none; seed: of what is drawn."""
+    connections between two sites that are checked by changing the model, None: none; prompts: whose circuits are
+    scored, None: none; seed: of what is drawn."""
 
     examples: int
     neighbours: int
     edges: int | None
+    prompts: int | None
     seed: int
 
 
@@ -60,7 +63,8 @@ def numbers(summary: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """What of analysis.json goes to `metrics.json`, but for numbers that are not defined.
 
     analysis/<pass>/<number>/<site>, analysis/ablation/<what>/<site or all>, analysis/agreement/<number>/<site>,
-    analysis/faithfulness/<number>, analysis/scalar/log_area and both of the random twin (..._random)
+    analysis/faithfulness/<number>, analysis/scalar/log_area, analysis/explained/<score>, and all three of the random
+    twin (..._random)
     """
     for note in summary["sites"]:
         for mode in summary["passes"]:
@@ -77,6 +81,10 @@ def numbers(summary: dict[str, Any]) -> Iterator[tuple[str, float]]:
         area = summary.get("scalar", {}).get(twin.removeprefix("_") or "pruned", {}).get("log_area")
         if area is not None:
             yield f"analysis/scalar{twin}/log_area", area
+        for key in Scores._fields:
+            score = summary.get(f"explained{twin}", {}).get(key)
+            if score is not None:
+                yield f"analysis/explained{twin}/{key}", score
     for site, of_site in summary.get("agreement", {}).items():
         for key, value in of_site.items():
             if value is not None:
@@ -102,7 +110,7 @@ class _Analysis:
         edges = edge_list(self.suite, self.looking.sums) if self.looking.connected else None
         for number, site in enumerate(self.sites):
             self._write_features(number, site, edges, of_each_other)
-        summary = self._summary() | sections | interventions(known)
+        summary = self._summary() | sections | on_connections(known)
         write_text(self.folder / ANALYSIS, json.dumps(_plain(summary), indent=1) + "\n")
 
     def _codes(self, mode: str, site: Site) -> Path:
@@ -127,6 +135,7 @@ class _Analysis:
             connected=self.looking.connected,
             neighbours=self.wanted.neighbours,
             edges=self.wanted.edges,
+            prompts=self.wanted.prompts,
             seed=self.wanted.seed,
         )
 

@@ -17,3 +17,7 @@ class Analysis(Section):
     edges: Positive | None = Field(
         description="connections between two sites that are checked by changing the model; null: none"
     )
+    prompts: Positive | None = Field(
+        description="prompts, beginnings of windows, whose circuits are scored: how much of a prediction they explain; "
+        "null: none"
+    )

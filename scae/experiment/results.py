@@ -9,7 +9,7 @@ from scae.config import TinyModel
 from scae.core.whole_files import write_text
 from scae.experiment.plan import Plan
 from scae.experiment.table import needed_for
-from scae.report import arms_table, print_remarks, remarks, terminal, write_pages, write_run
+from scae.report import print_remarks, remarks, tables, terminal, write_pages, write_run
 
 
 def write_results(plan: Plan) -> dict[str, float]:
@@ -22,7 +22,7 @@ def write_results(plan: Plan) -> dict[str, float]:
     console = terminal()
     if "evaluate" in plan.config.stages:
         report = write_run(output)
-        console.print(arms_table(metrics))
+        console.print(*tables(metrics))
         print_remarks(console, remarks(metrics))
         console.print(f"report   {report}\npages    {output / 'report.html'}")
     elif "analyze" in plan.config.stages:

@@ -9,7 +9,7 @@ from rich.console import Console
 from scae.report.arms_grid import compares_arms
 from scae.report.files import ReportError, is_run, is_sweep, read_job, read_metrics
 from scae.report.remarks import remarks
-from scae.report.run import arms_table, write_pages, write_run
+from scae.report.run import tables, write_pages, write_run
 from scae.report.sweep import sweep_remarks, sweep_table, write_sweep
 from scae.report.terminal import print_remarks, terminal
 
@@ -37,7 +37,7 @@ def report(directory: Path) -> None:
     elif is_run(directory):
         page = write_run(directory)
         metrics = read_metrics(directory)
-        console.print(arms_table(metrics))
+        console.print(*tables(metrics))
         print_remarks(console, remarks(metrics))
         names = ("report.html", "features.html", "fvu.png", "curves.png", "metrics.json")
         written = [page, *(directory / name for name in names)]

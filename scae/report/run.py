@@ -13,6 +13,7 @@ from scae.report.arms import present
 from scae.report.arms_grid import arms_grid
 from scae.report.connectivity import connectivity_sections
 from scae.report.curves_figure import curves_figure
+from scae.report.faithful import TITLE, faithful_grid, faithful_sections
 from scae.report.files import Job, Metrics, ReportError, read_job
 from scae.report.history import read_curves
 from scae.report.pages import write_run_pages
@@ -24,9 +25,10 @@ from scae.report.stages_grid import FEATURES, costs_grid, trained_grid
 from scae.report.words import CURVES, asked, ceiling, columns
 
 
-def arms_table(metrics: Metrics) -> Table:
-    """The one table of arms, for the terminal."""
-    return arms_grid(metrics).rich()
+def tables(metrics: Metrics) -> list[Table]:
+    """For the terminal: of the arms and, where they were looked at, of the connections."""
+    grids = [arms_grid(metrics), faithful_grid(metrics)]
+    return [grid.rich() for grid in grids if grid is not None]
 
 
 def write_run(run_dir: Path) -> Path:
@@ -51,6 +53,8 @@ def write_run(run_dir: Path) -> Path:
     connectivity = connectivity_sections(job.metrics)
     if connectivity:
         blocks += ["## Connections", *connectivity]
+    if faithful := faithful_sections(job.metrics):
+        blocks += [f"## {TITLE}", *faithful]
     blocks += _training(job)
     if (costs := costs_grid(job)) is not None:
         blocks += ["## Time and tokens", costs.markdown()]

@@ -20,7 +20,7 @@ from scae.sites import SINK, SOURCE, Site
 from scae.suite import Suite, thresholds
 
 Make = Callable[..., Any]
-WANTED = Wanted(examples=5, neighbours=3, edges=None, seed=0)
+WANTED = Wanted(examples=5, neighbours=3, edges=None, prompts=None, seed=0)
 
 
 @pytest.fixture(autouse=True)

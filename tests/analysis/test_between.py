@@ -35,7 +35,7 @@ def dense(analysis: Analysis, site: str) -> np.ndarray:
 
 def test_neighbours_clusters_interventions(lm: LanguageModel, connected: Suite, looker: Make) -> None:
     looking = looker(lm, connected)
-    metrics = analyze(looking, Wanted(examples=2, neighbours=3, edges=8, seed=0))
+    metrics = analyze(looking, Wanted(examples=2, neighbours=3, edges=8, prompts=4, seed=0))
     analysis = Analysis(looking.folder)
     names = list(analysis.site_names)
     fires = {site: dense(analysis, site) > 0 for site in analysis.sites}
@@ -79,11 +79,14 @@ def test_neighbours_clusters_interventions(lm: LanguageModel, connected: Suite, 
     overall = analysis.summary["faithfulness_by_distance"]["all"]
     assert metrics["analysis/faithfulness/rank"] == overall["rank"]
     assert metrics["analysis/scalar_random/log_area"] == curves["random"]["log_area"]
+    assert analysis.summary["explained"]["prompts"] == 4
+    assert metrics["analysis/explained/completeness"] == analysis.summary["explained"]["completeness"]
+    assert "analysis/explained_random/strict_replacement" in metrics
 
 
 def test_codes_of_a_part_of_the_text(lm: LanguageModel, connected: Suite, looker: Make) -> None:
     looking = looker(lm, connected)
-    analyze(looking, Wanted(examples=2, neighbours=1, edges=None, seed=0))
+    analyze(looking, Wanted(examples=2, neighbours=1, edges=None, prompts=None, seed=0))
     path = looking.folder / "codes" / "pruned" / f"{connected.sites[0]}.safetensors"
     whole, part = (Codes.stored(Tables(path), n) for n in (looking.text.n_tokens, 20))
     assert (whole.n_tokens, part.n_tokens) == (looking.text.n_tokens, 20)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from scae.report import ReportError, arms_table, write_run
+from scae.report import ReportError, tables, write_run
 from scae.report.arms import present
 from scae.report.arms_grid import sites
 from scae.report.files import natural
@@ -18,9 +18,9 @@ Put = Callable[..., Path]
 Make = Callable[..., dict[str, float]]
 
 
-def rendered(table: object) -> str:
+def rendered(*tables: object) -> str:
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(table)
+    console.print(*tables)
     return console.export_text()
 
 
@@ -36,14 +36,14 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def test_table_holds_the_numbers(metrics: dict[str, float]) -> None:
-    row = line_of(rendered(arms_table(metrics)), "pruned ").split()
+    row = line_of(rendered(*tables(metrics)), "pruned ").split()
     fvu_mean, fvu_max = metrics["pruned/fvu_mean"], metrics["pruned/fvu_max"]
     expected = ["1.980", "+0.350", "95.5", "0.315", "82.5", f"{fvu_mean:.3f}", f"{fvu_max:.3f}", "32.0", "2.0", "60.2"]
     assert row[1:] == expected
 
 
 def test_rows_are_the_arms_in_order_then_the_references_best_first(metrics: dict[str, float]) -> None:
-    text = rendered(arms_table(metrics))
+    text = rendered(*tables(metrics))
     labels = ["model", *(arm.label for arm in present(metrics)), "unigram", "mean ablation", "zero ablation"]
     lines = text.splitlines()
     places = [lines.index(line_of(text, f"{label} ")) for label in labels]
@@ -52,7 +52,7 @@ def test_rows_are_the_arms_in_order_then_the_references_best_first(metrics: dict
 
 
 def test_without_twins_neither_their_rows_nor_their_column(make: Make) -> None:
-    with_twins, without = rendered(arms_table(make())), rendered(arms_table(make(twins=False)))
+    with_twins, without = rendered(*tables(make())), rendered(*tables(make(twins=False)))
     assert "conn." in with_twins
     assert "conn." not in without
     assert "no connections" in with_twins
@@ -69,7 +69,7 @@ def test_the_distance_from_the_ceiling_is_told_where_the_dense_twin_ran(tmp_path
 
 def test_one_missing_number_is_a_dash_and_not_a_crash(metrics: dict[str, float]) -> None:
     del metrics["pruned/kl"]
-    assert line_of(rendered(arms_table(metrics)), "pruned ").split()[4] == "-"
+    assert line_of(rendered(*tables(metrics)), "pruned ").split()[4] == "-"
 
 
 def test_sites_are_in_the_order_of_a_forward_pass() -> None:
@@ -81,7 +81,7 @@ def test_the_page_and_the_terminal_agree(tmp_path: Path, put: Put, metrics: dict
     page = write_run(put(tmp_path / "run", metrics, ["sae=topk"])).read_text()
     for arm in present(metrics):
         on_page = line_of(page, f"{arm.label} |").strip("| ").split(" | ")
-        in_terminal = line_of(rendered(arms_table(metrics)), f"{arm.label} ").split()[-10:]
+        in_terminal = line_of(rendered(*tables(metrics)), f"{arm.label} ").split()[-10:]
         assert on_page == [arm.label, *in_terminal]
         assert arm.meaning in page
 

@@ -21,7 +21,13 @@ def make(workshop: Workshop, folder: Path) -> dict[str, Any]:
     )
     looking = Looking(workshop.lm, _suites(workshop, tokens), text, folder)
     analysis = config.analysis
-    wanted = Wanted(examples=analysis.examples, neighbours=analysis.neighbours, edges=analysis.edges, seed=config.seed)
+    wanted = Wanted(
+        examples=analysis.examples,
+        neighbours=analysis.neighbours,
+        edges=analysis.edges,
+        prompts=analysis.prompts,
+        seed=config.seed,
+    )
     return {"metrics": analyze(looking, wanted), "tokens": text.n_tokens}
 
 

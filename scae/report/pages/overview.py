@@ -8,6 +8,8 @@ from scae.report.alone import alone_grid
 from scae.report.analysis_files import Analysis
 from scae.report.arms import present, result
 from scae.report.arms_grid import arms_grid, compares_arms, site_mean, sites
+from scae.report.faithful import MEANING as FAITHFUL
+from scae.report.faithful import TITLE, faithful_grid
 from scae.report.files import Job, Metrics
 from scae.report.grid import MISSING, number
 from scae.report.pages import blocks
@@ -49,7 +51,9 @@ def _sections(job: Job, analysis: Analysis | None, problem: str, rebuild: str) -
     if analysis is not None:
         yield blocks.section("features", "Features", feature_blocks(analysis))
         yield blocks.section("ablation", "Ablation", ablation_blocks(analysis))
-        yield blocks.section("faithfulness", "Are the connections what they say?", faithfulness_blocks(analysis))
+        whole = faithful_grid(metrics)
+        summed = [] if whole is None else [blocks.table(whole), blocks.text(FAITHFUL, faint=True)]
+        yield blocks.section("faithfulness", TITLE, [*summed, *faithfulness_blocks(analysis)])
     searched = pursuit_grid(metrics)
     if searched is not None:
         yield blocks.section("search", "Codes that are searched for", [blocks.text(PURSUIT), blocks.table(searched)])
