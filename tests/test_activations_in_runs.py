@@ -2,14 +2,13 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_experiment import Finished, execute, finish, variation
+from test_experiment import Finished, copied_model, execute, finish, variation
 
 from scae.artifacts.inventory import inventory, unused
 from scae.core.failures import ArtifactError
@@ -30,11 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def beside(run: Finished, tmp_path: Path) -> Callable[..., Any]:
     """Runs beside the model and the tokens of the finished run, in artifacts of their own."""
     root = tmp_path / "artifacts"
-    root.mkdir()
-    for pattern in ("model-*", "tokens-*"):
-        for folder in run.root.glob(pattern):
-            if folder.is_dir():
-                shutil.copytree(folder, root / folder.name)
+    copied_model(run, root)
 
     def configured(name: str, *overrides: str) -> Any:
         return variation(run, tmp_path, f"paths.artifacts={root}", f"paths.output={tmp_path / name}", *overrides)
@@ -76,8 +71,8 @@ def test_a_damaged_store_is_refused_with_the_way_to_repair_it(beside: Callable[.
 
 def test_what_is_left_out_is_seen_by_no_loss_metric_or_score(run: Finished, beside: Callable[..., Any]) -> None:
     """The three most frequent tokens, and the first two of every window."""
-    (tokens,) = run.root.glob("tokens-*/train.safetensors")
-    counts = torch.bincount(TokenWindows.load(tokens).tokens.flatten(), minlength=300)
+    (tokens,) = [folder for folder in run.made if folder.name.startswith("tokens-")]
+    counts = torch.bincount(TokenWindows.load(tokens / "train.safetensors").tokens.flatten(), minlength=300)
     counts[:3] = 0  # specials
     out_of_it = counts.topk(3).indices.sort().values
     config = beside("one", f"data.exclude_tokens={out_of_it.tolist()}", "data.skip_first=2")

@@ -48,6 +48,8 @@ COVERED = {
         ("sae.anneal.k_start=30", "sae.anneal.share=null", "sae.anneal.share=0.5"),
         ("sae.bound.tokens=3", "sae.bound.margin=null", "sae.bound.margin=1"),
         ("finetune.regrow.share=0.5", "finetune.regrow.every=null", "finetune.regrow.every=5"),
+        ("finetune.refit.steps=3", "finetune.refit.tokens=null", "finetune.refit.tokens=64"),
+        ("finetune.revive.until=0.5", "finetune.revive.every=null", "finetune.revive.every=5"),
         ("pretrain.validation.tokens=99", "pretrain.validation.every=null", "pretrain.validation.every=5"),
         ("finetune.validation.metric=fvu_max", "finetune.validation.every=null", "finetune.validation.every=5"),
         ("finetune.validation.min_delta=2", "finetune.validation.every=null", "finetune.validation.every=5"),

@@ -162,6 +162,8 @@ def _seconds(action: Callable[[], object]) -> float:
         ("connectivity.budget=by_scores", ["connectivity.budget='by_scores'", "did you mean `by_score`?"]),
         ("finetune.regrow.share=1", ["finetune.regrow.share=1", "less than 1"]),
         ("finetune.regrow.every=0", ["finetune.regrow.every=0", "at least 1 or null"]),
+        ("finetune.refit.ridge=-1", ["finetune.refit.ridge=-1", "at least 0"]),
+        ("finetune.revive.until=0", ["finetune.revive.until=0", "more than 0"]),
         ("connectivity.path=here", ["connectivity.path=here", "connectivity.method=contribution"]),
         ("logger.kind=wandb", ["logger=wandb"]),
         ("paths.artifacts=''", ["paths.artifacts=''", "text that is not empty"]),

@@ -59,13 +59,15 @@ _finished: dict[str, "Finished"] = {}
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that came to its end. folder: everything; output: of the run; overrides: its command line."""
+    """A run that came to its end. folder: everything; output: of the run; overrides: its command line; made: the
+    artifacts and tokens that it has left, whatever other tests put beside them."""
 
     folder: Path
     output: Path
     overrides: tuple[str, ...]
     config: Config
     metrics: dict[str, float]
+    made: tuple[Path, ...]
 
     @property
     def root(self) -> Path:
@@ -111,7 +113,9 @@ def finish(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             f"paths.output={folder / 'run'}",
         )
         config = configure(*overrides, "evaluation.twins=true")
-        _finished["run"] = Finished(folder, folder / "run", overrides, config, execute(config))
+        metrics = execute(config)
+        made = tuple(path for path in (folder / "artifacts").iterdir() if path.is_dir())
+        _finished["run"] = Finished(folder, folder / "run", overrides, config, metrics, made)
     return _finished["run"]
 
 
@@ -153,10 +157,9 @@ def variation(finished: Finished, tmp_path: Path, *overrides: str) -> Config:
 def copied_model(finished: Finished, root: Path) -> None:
     """The trained language model and the tokens, in a root of artifacts of its own."""
     root.mkdir()
-    for pattern in ("model-*", "tokens-*"):
-        for folder in finished.root.glob(pattern):
-            if folder.is_dir():
-                shutil.copytree(folder, root / folder.name)
+    for folder in finished.made:
+        if folder.name.startswith(("model-", "tokens-")):
+            shutil.copytree(folder, root / folder.name)
 
 
 def untimed(metrics: dict[str, float]) -> dict[str, float]:
@@ -245,7 +248,7 @@ def test_the_files_of_a_run(finished: Finished) -> None:
         assert part in report
     assert list(finished.output.glob("*.png"))
     assert not [path for path in finished.output.rglob("*") if "partial" in path.name or path.name.endswith(".tmp")]
-    assert not list(finished.root.glob("*.partial"))
+    assert not [path for path in finished.made if path.suffix == ".partial"]
     assert not list(finished.root.rglob("*.pt"))
     assert not list(finished.root.rglob("*.pkl"))
 

@@ -123,12 +123,16 @@ def downstream_of(stage: str) -> set[str]:
         ("finetune.steps=7", "finetune"),
         ("finetune.unit_norm=false", "finetune"),
         ("finetune.regrow.every=5", "finetune"),
+        ("finetune.refit.tokens=99", "finetune"),
+        ("finetune.refit.ridge=0.5", "finetune"),
+        ("finetune.revive.every=null", "finetune"),
         ("evaluation.twins=true", "evaluate"),
         ("evaluation.pursuit=gradient", "evaluate"),
         ("analysis.tokens=999", "analyze"),
         ("analysis.examples=3", "analyze"),
         ("analysis.neighbours=3", "analyze"),
         ("analysis.edges=null", "analyze"),
+        ("analysis.prompts=null", "analyze"),
     ],
 )
 def test_what_a_key_changes(of: Of, override: str, first: str) -> None:

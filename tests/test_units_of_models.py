@@ -24,6 +24,8 @@ SMALL = (
     "finetune.regrow.every=2",
     "evaluation.tokens=1024",
     "evaluation.batch_size=8",
+    "analysis.edges=4",
+    "analysis.prompts=2",
 )
 
 

@@ -27,7 +27,7 @@ from scae.config.rules import shape_problems
 from scae.config.sae import Anneal, AnySae, AuxK, BatchTopKSae, Bound, Mlp, Pursuit, Sae, TopKSae, VanillaSae
 from scae.config.sites import Sites
 from scae.config.trainer import TrainerConfig
-from scae.config.training import Finetune, Pretrain, Regrow, Training, Validation
+from scae.config.training import Finetune, Pretrain, Refit, Regrow, Revive, Training, Validation
 from scae.config.whole import STAGES, Config, Stage
 
 __all__ = [
@@ -54,7 +54,9 @@ __all__ = [
     "MuonOptimizer",
     "Pretrain",
     "Pursuit",
+    "Refit",
     "Regrow",
+    "Revive",
     "Sae",
     "ScheduleFreeOptimizer",
     "Separator",

@@ -161,6 +161,34 @@ class Regrow(Section):
     batches: Positive = Field(description="micro-steps, the latest, that a round measures on")
 
 
+class Refit(Section):
+    """Encoder rows that are fitted to the connections, before the first step: least squares against the plain pass."""
+
+    tokens: Annotated[Positive | None, SWITCH] = Field(
+        description="training tokens that the rows are fitted on; null: finetuning begins with the rows of pretraining"
+    )
+    rounds: Positive = Field(description="times that the tokens of a feature are completed by those where it fires now")
+    steps: Positive = Field(description="of conjugate gradients, a round")
+    ridge: Annotated[float, Field(ge=0)] = Field(
+        description="what a change costs, as a share of the tokens of a feature"
+    )
+    drawn: Annotated[int, Field(ge=0)] = Field(
+        description="features a token, beside those that fire there, that are fitted there too"
+    )
+
+
+class Revive(Section):
+    """Features that have been silent for long, and are let back in by their bias."""
+
+    every: Annotated[Positive | None, SWITCH] = Field(description="steps between two rounds; null: none")
+    silence: Annotated[float, Field(gt=0)] = Field(
+        description="after how many tokens, as a share of sae.auxk.dead_after, a feature is let in"
+    )
+    until: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the steps after which there are no more")
+
+
 class Finetune(Training):
+    refit: Refit
     regrow: Regrow
+    revive: Revive
     validation: Validation

@@ -175,7 +175,7 @@ class Dictionary(nn.Module):
         """The code, the pre-activations that it was made from, and those of the dead features where `auxk` asks for
         some and there are any."""
         kept, dead_kept = [], []
-        for part in self._parts(len(shifted), arrivals, chunk_mb):
+        for part in self.parts(len(shifted), arrivals, chunk_mb):
             arrived = arrivals.tokens(part.start, part.stop) if arrivals else None
             pre = self.encoder.preactivations(shifted[part], arrived)
             kept.append(self.activation.support(pre, live[part]))
@@ -185,7 +185,8 @@ class Dictionary(nn.Module):
         code = self.bounded(self.activation(pre_kept))
         return code, pre_kept, self._differentiable(dead_kept, shifted, arrivals) if dead_kept else None
 
-    def _parts(self, n_tokens: int, arrivals: Arrivals | None, chunk_mb: int | None) -> Iterator[slice]:
+    def parts(self, n_tokens: int, arrivals: Arrivals | None, chunk_mb: int | None) -> Iterator[slice]:
+        """Runs of tokens that are taken one after the other, see `reconstruct`."""
         window, heads = (arrivals.window, arrivals.weight.shape[1]) if arrivals else (1, 0)
         bytes_a_token = self.decoder.W.element_size() * self.n_features * (1 + heads)
         step = max(n_tokens, 1)

@@ -82,12 +82,15 @@ class Workshop:
                 seed=config.seed,
             )
 
-    def sample(self, tokens: int) -> Iterator[Trace]:
-        """Clean runs on about `tokens` tokens of the training text, drawn from everywhere in it, no window twice."""
+    def sample(self, tokens: int, *, at_once: bool = False) -> Iterator[Trace]:
+        """Clean runs on about `tokens` tokens of the training text, drawn from everywhere in it, no window twice.
+
+        at_once: one run on all of them, in place of batches as large as those of the evaluation.
+        """
         train = self.windows[0]
         count = min(max(1, tokens // self.config.data.context), len(train))
         drawn = WindowModule(train=train, batch_size=count, steps=1, seed=self.config.seed).indices(0)
-        for indices in drawn.split(self.config.evaluation.batch_size):
+        for indices in drawn.split(count if at_once else self.config.evaluation.batch_size):
             yield self._trace(train.batch(indices))
 
     def heldout(self) -> Iterator[Trace]:

@@ -86,6 +86,11 @@ class SparseCode:
         out = self.value.new_zeros(self.n_tokens, self.n_features)
         return out.index_put((self.row, self.col), self.value)
 
+    def mask(self) -> Bool[Tensor, "token feature"]:
+        """Where there is an entry."""
+        out = torch.zeros(self.n_tokens, self.n_features, dtype=torch.bool, device=self.col.device)
+        return out.index_put((self.row, self.col), torch.ones_like(self.col, dtype=torch.bool))
+
     def entries(self, keep: Bool[Tensor, " nnz"]) -> "SparseCode":
         """The code of some of its entries."""
         crow = pointers(torch.bincount(self.row[keep], minlength=self.n_tokens))

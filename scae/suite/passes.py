@@ -46,6 +46,9 @@ from scae.suite.output import SuiteOutput
 
 Observe = Callable[[Site, Float[Tensor, "token feature"], Float[Tensor, "token feature"]], None]
 """(site, pre-activations from the base alone, all of them): what a statistic may look at."""
+Prepare = Callable[[Site, Float[Tensor, "token d_model"], Upstream | None], None]
+"""(site, what it reads beside its connections, the codes of the levels before): what is done to a dictionary before the
+pass comes to it, and goes on with what it has become."""
 
 
 def plain(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutput:
@@ -77,23 +80,32 @@ def spliced(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOu
     return collector.output(streams={stream.layer: value for stream, value in wrote.items() if stream.kind == "resid"})
 
 
-def dense(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutput:
+def dense(suite: Assembly, trace: Trace, aux: Collection[str] = (), prepare: Prepare | None = None) -> SuiteOutput:
     """Every dictionary reads the sum of all reconstructions upstream. Raises ValueError where no linear path leads."""
     suite.demand_paths()
     collector = _Collector(suite, trace, aux)
     stream = trace.embed
     for level in suite.lm.paths.levels:
         for site in filter(None, map(suite.site_at, level)):
-            collector.replace(site, _tokens(suite.path(site).read(stream, trace)))
+            read = _tokens(suite.path(site).read(stream, trace))
+            if prepare is not None:
+                prepare(site, read, None)
+            collector.replace(site, read)
         for module in level:
             stream = stream + collector.outputs[module]
     return collector.output(_logits(suite, stream, None, trace))
 
 
-def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), observe: Observe | None = None) -> SuiteOutput:
+def pruned(
+    suite: Assembly,
+    trace: Trace,
+    aux: Collection[str] = (),
+    observe: Observe | None = None,
+    prepare: Prepare | None = None,
+) -> SuiteOutput:
     """Every feature reads the base and its connections."""
     if suite.connections.is_complete:
-        return dense(suite, trace, aux)
+        return dense(suite, trace, aux, prepare)
     suite.demand_pruned()
     collector = _Collector(suite, trace, aux)
     base = trace.embed if suite.source is None else suite.source.constant(trace)
@@ -102,6 +114,8 @@ def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), observe: Ob
         upstream = Upstream.from_codes(codes) if codes else None
         for site in filter(None, map(suite.site_at, level)):
             read = _tokens(suite.path(site).read(base, trace))
+            if prepare is not None:
+                prepare(site, read, upstream)
             arrivals = arrivals_at(suite, site, upstream, trace)
             if observe is not None:
                 alone = suite[site].encoder.preactivations(suite[site].shift(read))

@@ -4,7 +4,9 @@ from scae.training.devices import device
 from scae.training.features import firing_facts
 from scae.training.fit import Place, fit
 from scae.training.module import SuiteTraining
+from scae.training.refit import refit
 from scae.training.regrow import Regrowth, moved_share
+from scae.training.revive import Revival
 from scae.training.snapshots import Snapshots, snapshots
 from scae.training.start import bound_from_data, freeze, start_from_data
 from scae.training.validation import Validate
@@ -13,6 +15,7 @@ from scae.training.worst_tokens import WorstTokens
 __all__ = [
     "Place",
     "Regrowth",
+    "Revival",
     "Snapshots",
     "SuiteTraining",
     "Validate",
@@ -23,6 +26,7 @@ __all__ = [
     "fit",
     "freeze",
     "moved_share",
+    "refit",
     "snapshots",
     "start_from_data",
 ]

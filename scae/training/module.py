@@ -92,13 +92,13 @@ class SuiteTraining(lightning.LightningModule):
     def _count_firing(self, out: SuiteOutput) -> None:
         """Advance the clocks of dead features, over the tokens of all devices."""
         n_live = self.trainer.strategy.reduce(out.live.sum(), reduce_op="sum")
-        learning = self._learning(self.global_step)
+        learning = self.learning(self.global_step)
         for site, code in out.codes.items():
             fired = self.trainer.strategy.reduce(code.fired().to(torch.int32), reduce_op="sum") > 0
             if site in learning:
                 self.suite[site].count_firing(fired, int(n_live))
 
-    def _learning(self, step: int) -> list[Site]:
+    def learning(self, step: int) -> list[Site]:
         """The sites that have begun to learn."""
         return [site for number, site in enumerate(self.suite.sites) if step >= self.config.begins(number)]
 
@@ -138,7 +138,7 @@ class SuiteTraining(lightning.LightningModule):
         return list(groups.values())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        learning = self._learning(self.global_step)
+        learning = self.learning(self.global_step)
         for site in self.suite.sites:
             if site not in learning:
                 self.suite[site].zero_grad()
@@ -151,7 +151,7 @@ class SuiteTraining(lightning.LightningModule):
                 torch.nn.utils.clip_grad_norm_(self.suite[site].parameters(), self.clip)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        learning = self._learning(self.global_step)
+        learning = self.learning(self.global_step)
         super().optimizer_step(*args, **kwargs)
         if self.config.unit_norm:
             for site in learning:

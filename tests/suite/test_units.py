@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from scae.config import Anneal, AuxK, Connectivity
+from scae.config import Anneal, AuxK, Connectivity, Refit
 from scae.connections import Connections
 from scae.data import TokenWindows
 from scae.dictionaries import Unit
@@ -21,7 +21,8 @@ from scae.objectives.terms import BlockMse, LogitKl, Partial, Recon, Sparsity
 from scae.selection import choose
 from scae.sites import Kind
 from scae.suite import Mode, Suite, choose_sites
-from scae.training import bound_from_data, start_from_data
+from scae.training import bound_from_data, refit, start_from_data
+from scae.training.revive import best_margins
 
 Make = Callable[..., Any]
 WRITERS = {
@@ -154,6 +155,9 @@ def experiment(
     )
     connections, statistics = choose(selection, suite, lambda: traces, seed=0)
     suite.connect(connections)
+    refit(suite, traces[0], "pruned", Refit(tokens=1, rounds=2, steps=4, ridge=0.3, drawn=3), seed=0)
+    for site, margin in best_margins(suite, traces[1], "pruned").items():
+        suite[site].encoder.b.data += (-margin).clamp_min(0)
     losses += trained(suite, windows, objective, "pruned", range(6, 12))
     arms = [Arm(mode, suite, mode) for mode in ("plain", "dense", "pruned")]
     metrics = evaluate(lm, arms, lambda: traces, [Bypass("pruned")]) | statistics

@@ -2,8 +2,12 @@
 
 import logging
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from lightning import Callback
+
+from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import Config
 from scae.data import count_aside
 from scae.experiment.plan import Finetuned
@@ -11,7 +15,8 @@ from scae.experiment.suite_training import store, text_of, train
 from scae.experiment.workshop import Workshop
 from scae.objectives import Objective
 from scae.selection import describe
-from scae.training import Regrowth, moved_share
+from scae.suite import Mode, Suite
+from scae.training import Regrowth, Revival, moved_share, refit
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +30,12 @@ def make(workshop: Workshop, folder: Path, one: Finetuned, label: str) -> dict[s
     text = text_of(workshop, config.finetune, section="finetune", seed=config.seed + 1)
     if text.aside is not None:
         _say_what_pretraining_saw(config, len(text.aside))
-    callbacks = []
+    if config.finetune.refit.tokens is not None and not (folder / CHECKPOINT).exists():
+        _refit(workshop, suite, one.mode, label, tokens=config.finetune.refit.tokens)
+    callbacks: list[Callback] = []
+    if (revive := config.finetune.revive).every is not None:
+        after = round(revive.silence * config.sae.auxk.dead_after)
+        callbacks.append(Revival(suite, revive, after=after, steps=config.finetune.steps))
     if one.regrow is not None:
         steps, chunk_mb = config.finetune.steps, config.connectivity.chunk_mb
         callbacks.append(Regrowth(suite, objective, one.regrow, steps=steps, chunk_mb=chunk_mb))
@@ -48,6 +58,15 @@ def make(workshop: Workshop, folder: Path, one: Finetuned, label: str) -> dict[s
         log.info("%s: %.1f %% of the connections are not among those selected", label, 100 * moved)
         facts["statistics"] |= describe(edges) | {"connectivity/regrown": moved}
     return facts
+
+
+def _refit(workshop: Workshop, suite: Suite, mode: Mode, label: str, *, tokens: int) -> None:
+    (trace,) = workshop.sample(tokens, at_once=True)
+    found = refit(suite, trace, mode, workshop.config.finetune.refit, seed=workshop.config.seed)
+    if found:
+        message = "%s: encoders are fitted on %d tokens; %.3f of what they say in the plain pass was missed, now %.3f"
+        before, after = (fmean(getattr(one, name) for one in found.values()) for name in ("before", "after"))
+        log.info(message, label, trace.tokens.numel(), before, after)
 
 
 def _say_what_pretraining_saw(config: Config, aside: int) -> None:

@@ -1,0 +1,144 @@
+"""Silent features: by how much they lack, that a round lets them in, and that a resumed run lets in the same ones."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_fit import Interrupted, between_steps, data, objective, state, trainer, training
+
+from scae.artifacts.checkpoints import CHECKPOINT
+from scae.config import Logger, Revive
+from scae.data import TokenWindows
+from scae.lm import LanguageModel, Trace
+from scae.suite import Mode, Suite, passes
+from scae.training import Place, Revival, SuiteTraining, fit
+from scae.training.revive import best_margins
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def gpt2(build_tiny: Make) -> LanguageModel:
+    return build_tiny("gpt2").lm
+
+
+@pytest.fixture(scope="module")
+def windows() -> TokenWindows:
+    tokens = torch.randint(40, (50, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    return TokenWindows(tokens=tokens, lengths=torch.full((50,), 10, dtype=torch.int32), bos=True)
+
+
+def silenced(lm: LanguageModel, make_suite: Make, ragged: Make, activation: str = "topk") -> Suite:
+    """Two features of every site are far from firing."""
+    suite = make_suite(lm, activation=activation)
+    for site in suite.sites:
+        suite[site].encoder.b.data[[1, 5]] -= 50
+    suite.connect(ragged(suite.layout))
+    return suite
+
+
+@pytest.mark.parametrize("activation", ["topk", "relu", "batchtopk", "jumprelu"])
+@pytest.mark.parametrize("mode", ["plain", "pruned"])
+def test_the_best_margin_is_that_of_the_best_token(
+    lm: LanguageModel, make_suite: Make, ragged: Make, trace: Trace, activation: str, mode: Mode
+) -> None:
+    suite = silenced(lm, make_suite, ragged, activation)
+    margins = best_margins(suite, trace, mode)
+    seen: dict[Any, torch.Tensor] = {}
+    with torch.no_grad(), suite.inference():
+        codes = suite(trace, mode=mode).codes
+        if mode == "pruned":
+            passes.pruned(suite, trace, observe=lambda site, alone, pre: seen.update({site: pre}))
+        else:
+            for site, x in passes.true_inputs(suite, trace):
+                seen[site] = suite[site].encoder.preactivations(suite[site].shift(x.flatten(0, 1)))
+    for site in suite.sites:
+        active = codes[site].dense() > 0
+        best = torch.full((suite[site].n_features,), -torch.inf, dtype=torch.float64)
+        for token in trace.live.flatten().nonzero()[:, 0].tolist():
+            pre = seen[site][token]
+            weakest = pre[active[token]].min() if bool(active[token].any()) else 0.0
+            best = torch.maximum(best, pre - weakest)
+        torch.testing.assert_close(margins[site], best)
+        assert bool((margins[site][[1, 5]] < -10).all())
+
+
+def run(
+    suite: Suite,
+    windows: TokenWindows,
+    folder: Path,
+    accumulate: int = 1,
+    module: type[SuiteTraining] = SuiteTraining,
+    *,
+    after: int = 30,
+    **changes: Any,
+) -> None:
+    folder.mkdir(exist_ok=True, parents=True)
+    config = training()
+    revive = Revive(**({"every": 4, "silence": 1.0, "until": 0.9} | changes))
+    fit(
+        module(suite, objective(), config, mode="pruned", clip=1.0, identity={"artifact": "finetune-1"}),
+        data(windows, config.steps * accumulate),
+        steps=config.steps,
+        tokens_per_step=40,
+        trainer=trainer(accumulate=accumulate),
+        logger=Logger(kind="csv", every=5, project=None, mode=None),
+        place=Place("finetune", folder, "group", "finetune"),
+        seed=0,
+        callbacks=[Revival(suite, revive, after=after, steps=config.steps)],
+    )
+
+
+def test_silent_features_fire_again(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, ragged: Make, tmp_path: Path
+) -> None:
+    revived, left = (silenced(gpt2, make_suite, ragged) for _ in range(2))
+    run(revived, windows, tmp_path / "revived")
+    run(left, windows, tmp_path / "left", every=None)
+    for site in revived.sites:
+        assert bool((left[site].tokens_since_fired[[1, 5]] > 400).all()), "50 below, and AuxK is far away"
+        assert bool((revived[site].tokens_since_fired[[1, 5]] < 400).all())
+
+
+def test_features_that_fire_are_left_alone(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, ragged: Make, tmp_path: Path
+) -> None:
+    one, other = (silenced(gpt2, make_suite, ragged) for _ in range(2))
+    run(one, windows, tmp_path / "one", after=10**6)
+    run(other, windows, tmp_path / "other", every=None)
+    expected = state(other)
+    assert not [name for name, value in state(one).items() if not torch.equal(value, expected[name])]
+
+
+def test_what_was_dead_before_stays_dead(
+    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, ragged: Make, tmp_path: Path
+) -> None:
+    suite = silenced(gpt2, make_suite, ragged)
+    for site in suite.sites:
+        suite[site].tokens_since_fired[1] = 30
+    run(suite, windows, tmp_path)
+    for site in suite.sites:
+        assert suite[site].tokens_since_fired[1] > 400 > suite[site].tokens_since_fired[5]
+
+
+@pytest.mark.parametrize(("accumulate", "at"), [(1, 10), (1, 8), (2, 19)], ids=str)
+def test_an_interrupted_and_resumed_run_lets_in_the_same_features(
+    gpt2: LanguageModel,
+    windows: TokenWindows,
+    make_suite: Make,
+    ragged: Make,
+    tmp_path: Path,
+    accumulate: int,
+    at: int,
+) -> None:
+    """To the bit, killed between two rounds (10 and 19: after steps 10 and 9) and right behind one (8)."""
+    whole, halves, rest = (silenced(gpt2, make_suite, ragged) for _ in range(3))
+    run(whole, windows, tmp_path / "whole", accumulate)
+    with pytest.raises(Interrupted):
+        run(halves, windows, tmp_path / "halves", accumulate, between_steps(at))
+    assert torch.load(tmp_path / "halves" / CHECKPOINT, weights_only=True)["global_step"] == at // accumulate
+    run(rest, windows, tmp_path / "halves", accumulate)
+    expected = state(whole)
+    assert not [name for name, value in state(rest).items() if not torch.equal(value, expected[name])]
