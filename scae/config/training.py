@@ -181,9 +181,7 @@ class Revive(Section):
     """Features that have been silent for long, and are let back in by their bias."""
 
     every: Annotated[Positive | None, SWITCH] = Field(description="steps between two rounds; null: none")
-    silence: Annotated[float, Field(gt=0)] = Field(
-        description="after how many tokens, as a share of sae.auxk.dead_after, a feature is let in"
-    )
+    after: Positive = Field(description="tokens of silence after which a feature is let in")
     until: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the steps after which there are no more")
 
 

@@ -133,7 +133,6 @@ class Plan:
         config = self.config
         made_from = {
             "training": active(config.finetune) | {"regrow": active(one.regrow) if one.regrow else None},
-            "silent": config.sae.auxk.dead_after if config.finetune.revive.every is not None else None,
             "loss": self._loss(config.loss),
             "mode": one.mode,
         }

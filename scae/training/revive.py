@@ -33,10 +33,10 @@ class Revival(lightning.Callback):
     """Holds the rounds of a fit. They follow from the step, its batch, the suite, and the suite before it, so there
     is no state that a checkpoint would have to hold."""
 
-    def __init__(self, suite: Suite, config: Revive, *, after: int, steps: int) -> None:
-        """suite: as it is before the fit; after: live tokens of silence; steps: optimiser steps of the whole fit."""
-        self.suite, self.config, self.after = suite, config, after
-        self.lost = {site: suite[site].tokens_since_fired >= after for site in suite.sites}
+    def __init__(self, suite: Suite, config: Revive, *, steps: int) -> None:
+        """suite: as it is before the fit; steps: optimiser steps of the whole fit."""
+        self.suite, self.config = suite, config
+        self.lost = {site: suite[site].tokens_since_fired >= config.after for site in suite.sites}
         self.last = config.until * steps
 
     @torch.no_grad()
@@ -51,7 +51,7 @@ class Revival(lightning.Callback):
         for site in pl_module.learning(step - 1):
             dictionary = self.suite[site]
             margin = trainer.strategy.reduce(margins[site], reduce_op="max")
-            silent = (dictionary.tokens_since_fired >= self.after) & ~self.lost[site].to(margin.device)
+            silent = (dictionary.tokens_since_fired >= self.config.after) & ~self.lost[site].to(margin.device)
             rise = torch.where(silent, ABOVE - margin, 0).clamp_min(0)
             rise = torch.where(rise.isfinite(), rise, 0)
             pl_module.learner.retract(dictionary.encoder, partial(_raise, dictionary.encoder, rise))

@@ -71,13 +71,11 @@ def run(
     folder: Path,
     accumulate: int = 1,
     module: type[SuiteTraining] = SuiteTraining,
-    *,
-    after: int = 30,
     **changes: Any,
 ) -> None:
     folder.mkdir(exist_ok=True, parents=True)
     config = training()
-    revive = Revive(**({"every": 4, "silence": 1.0, "until": 0.9} | changes))
+    revive = Revive(**({"every": 4, "after": 30, "until": 0.9} | changes))
     fit(
         module(suite, objective(), config, mode="pruned", clip=1.0, identity={"artifact": "finetune-1"}),
         data(windows, config.steps * accumulate),
@@ -87,7 +85,7 @@ def run(
         logger=Logger(kind="csv", every=5, project=None, mode=None),
         place=Place("finetune", folder, "group", "finetune"),
         seed=0,
-        callbacks=[Revival(suite, revive, after=after, steps=config.steps)],
+        callbacks=[Revival(suite, revive, steps=config.steps)],
     )
 
 

@@ -33,9 +33,8 @@ def make(workshop: Workshop, folder: Path, one: Finetuned, label: str) -> dict[s
     if config.finetune.refit.tokens is not None and not (folder / CHECKPOINT).exists():
         _refit(workshop, suite, one.mode, label, tokens=config.finetune.refit.tokens)
     callbacks: list[Callback] = []
-    if (revive := config.finetune.revive).every is not None:
-        after = round(revive.silence * config.sae.auxk.dead_after)
-        callbacks.append(Revival(suite, revive, after=after, steps=config.finetune.steps))
+    if config.finetune.revive.every is not None:
+        callbacks.append(Revival(suite, config.finetune.revive, steps=config.finetune.steps))
     if one.regrow is not None:
         steps, chunk_mb = config.finetune.steps, config.connectivity.chunk_mb
         callbacks.append(Regrowth(suite, objective, one.regrow, steps=steps, chunk_mb=chunk_mb))
