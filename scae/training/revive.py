@@ -6,9 +6,8 @@ on the latest batch and in the pass that is trained,
 
     b_i  rises by  min over live t of (weakest(t) - pre_i(t))        weakest(t) the lowest one that is active at t
 
-for every feature i that fell silent in this training: it fires at the token where it lacked least, and what it is there
-for is learned from the loss. A place is the weakest feature's at that token, so the price is small. Features that were
-dead before stay so: let in, they took places in every round and gave them up again (measured). After Wang et al. 2024
+for every feature i that is silent: it fires at the token where it lacked least, and what it is there for is learned
+from the loss. A place is the weakest feature's at that token, so the price is small. After Wang et al. 2024
 (auxiliary-loss-free load balancing), who raise and lower biases by a constant.
 """
 
@@ -30,13 +29,11 @@ ABOVE = 1e-4  # in the unit of pre-activations: an equal one would not be sure o
 
 
 class Revival(lightning.Callback):
-    """Holds the rounds of a fit. They follow from the step, its batch, the suite, and the suite before it, so there
-    is no state that a checkpoint would have to hold."""
+    """Holds the rounds of a fit; they follow from the step, its batch and the suite, so there is no state."""
 
     def __init__(self, suite: Suite, config: Revive, *, steps: int) -> None:
-        """suite: as it is before the fit; steps: optimiser steps of the whole fit."""
+        """steps: optimiser steps of the whole fit."""
         self.suite, self.config = suite, config
-        self.lost = {site: suite[site].tokens_since_fired >= config.after for site in suite.sites}
         self.last = config.until * steps
 
     @torch.no_grad()
@@ -51,7 +48,7 @@ class Revival(lightning.Callback):
         for site in pl_module.learning(step - 1):
             dictionary = self.suite[site]
             margin = trainer.strategy.reduce(margins[site], reduce_op="max")
-            silent = (dictionary.tokens_since_fired >= self.config.after) & ~self.lost[site].to(margin.device)
+            silent = dictionary.tokens_since_fired >= self.config.after
             rise = torch.where(silent, ABOVE - margin, 0).clamp_min(0)
             rise = torch.where(rise.isfinite(), rise, 0)
             pl_module.learner.retract(dictionary.encoder, partial(_raise, dictionary.encoder, rise))

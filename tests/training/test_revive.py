@@ -110,17 +110,6 @@ def test_features_that_fire_are_left_alone(
     assert not [name for name, value in state(one).items() if not torch.equal(value, expected[name])]
 
 
-def test_what_was_dead_before_stays_dead(
-    gpt2: LanguageModel, windows: TokenWindows, make_suite: Make, ragged: Make, tmp_path: Path
-) -> None:
-    suite = silenced(gpt2, make_suite, ragged)
-    for site in suite.sites:
-        suite[site].tokens_since_fired[1] = 30
-    run(suite, windows, tmp_path)
-    for site in suite.sites:
-        assert suite[site].tokens_since_fired[1] > 400 > suite[site].tokens_since_fired[5]
-
-
 @pytest.mark.parametrize(("accumulate", "at"), [(1, 10), (1, 8), (2, 19)], ids=str)
 def test_an_interrupted_and_resumed_run_lets_in_the_same_features(
     gpt2: LanguageModel,
