@@ -51,10 +51,12 @@ Prepare = Callable[[Site, Float[Tensor, "token d_model"], Upstream | None], None
 pass comes to it, and goes on with what it has become."""
 
 
-def plain(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutput:
+def plain(suite: Assembly, trace: Trace, aux: Collection[str] = (), prepare: Prepare | None = None) -> SuiteOutput:
     """Every dictionary reads what its module saw in the clean run."""
     collector = _Collector(suite, trace, aux)
     for site, x in true_inputs(suite, trace):
+        if prepare is not None:
+            prepare(site, _tokens(x), None)
         collector.replace(site, _tokens(x))
     return collector.output()
 

@@ -8,7 +8,7 @@ from scae.dictionaries import Dictionary
 from scae.kernels import Arrivals, Upstream
 from scae.lm import Trace
 from scae.sites import Site
-from scae.suite import Mode, Suite, passes
+from scae.suite import Mode, Suite, SuiteOutput, passes
 
 
 class Reading(NamedTuple):
@@ -29,7 +29,7 @@ class Reading(NamedTuple):
             yield part, self.dictionary.encoder.preactivations(self.shifted[part], arrived)
 
 
-def visit(suite: Suite, trace: Trace, mode: Mode, meet: Callable[[Reading], None]) -> None:
+def visit(suite: Suite, trace: Trace, mode: Mode, meet: Callable[[Reading], None]) -> SuiteOutput:
     """Run a pass at the thresholds of inference; before each site is encoded, it is shown. What is done to its
     dictionary then, the pass goes on with."""
 
@@ -43,9 +43,7 @@ def visit(suite: Suite, trace: Trace, mode: Mode, meet: Callable[[Reading], None
 
     with suite.inference():
         if mode == "plain":
-            for site, x in passes.true_inputs(suite, trace):
-                prepare(site, x.flatten(0, 1), None)
-        elif mode == "dense":
-            passes.dense(suite, trace, prepare=prepare)
-        else:
-            passes.pruned(suite, trace, prepare=prepare)
+            return passes.plain(suite, trace, prepare=prepare)
+        if mode == "dense":
+            return passes.dense(suite, trace, prepare=prepare)
+        return passes.pruned(suite, trace, prepare=prepare)

@@ -2,27 +2,31 @@
 
 Of k places at a token, a feature that has fallen behind gets none and no gradient, while what holds them moves on; AuxK
 (Gao et al. 2024) turns its row towards the error, which does not lift it to where places are given away. So in a round,
-on the latest batch and in the pass that is trained,
+on the latest batch and in the pass that is trained, with weakest(t) the lowest pre-activation that is active at t and
+e(t) the error of the site there,
 
-    b_i  rises by  min over live t of (weakest(t) - pre_i(t))        weakest(t) the lowest one that is active at t
+    t_i      the live token where weakest(t) - pre_i(t) is smallest
+    b_i      rises by that, where w = weakest(t_i) times its decoder row lessens the error: 2 e(t_i) . D_i > w |D_i|^2
 
-for every feature i that is silent: it fires at the token where it lacked least, and what it is there for is learned
-from the loss. A place is the weakest feature's at that token, so the price is small. After Wang et al. 2024
-(auxiliary-loss-free load balancing), who raise and lower biases by a constant.
+for every feature i that is silent: it fires at the token where it lacked least, and what else it is for is learned from
+the loss. A site that has no use for more features, whose error is small beside what is weakest there, gets none: let in
+all the same, they took places in every round and gave them up again (measured). After Wang et al. 2024 (auxiliary-loss-
+free load balancing), who raise and lower biases by a constant.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import torch
 
 from scae.config import Revive
-from scae.core.typing import Float, Tensor
+from scae.core.typing import Float, Int, Tensor
+from scae.dictionaries import Dictionary
 from scae.dictionaries.encoder import Encoder
 from scae.lm import Trace
 from scae.sites import Site
-from scae.suite import Mode, Suite
+from scae.suite import Mode, Suite, SuiteOutput
 from scae.training.reading import Reading, visit
 
 ABOVE = 1e-4  # in the unit of pre-activations: an equal one would not be sure of its place
@@ -43,14 +47,20 @@ class Revival(lightning.Callback):
         step, every = trainer.global_step, self.config.every
         if (batch_idx + 1) % trainer.accumulate_grad_batches or every is None or step % every or step > self.last:
             return
-        margins = best_margins(self.suite, pl_module.trace(batch), pl_module.mode)
-        raised = 0
+        best: dict[Site, Best] = {}
+        trace = pl_module.trace(batch)
+        out = look(self.suite, trace, pl_module.mode, best)
+        reduce, raised = partial(trainer.strategy.reduce, reduce_op="max"), 0
         for site in pl_module.learning(step - 1):
-            dictionary = self.suite[site]
-            margin = trainer.strategy.reduce(margins[site], reduce_op="max")
-            silent = dictionary.tokens_since_fired >= self.config.after
-            rise = torch.where(silent, ABOVE - margin, 0).clamp_min(0)
-            rise = torch.where(rise.isfinite(), rise, 0)
+            dictionary, own = self.suite[site], best[site]
+            margin = reduce(own.margin)
+            use = torch.where(
+                own.margin == margin,
+                own.use(dictionary, trace.outputs[site.module] - out.outputs[site.module]),
+                -torch.inf,
+            )
+            let_in = (dictionary.tokens_since_fired >= self.config.after) & (reduce(use) > 0) & margin.isfinite()
+            rise = torch.where(let_in, ABOVE - margin, 0).clamp_min(0)
             pl_module.learner.retract(dictionary.encoder, partial(_raise, dictionary.encoder, rise))
             raised += int((rise > 0).sum())
         pl_module.log("train/revived", raised / sum(self.suite[site].n_features for site in self.suite.sites))
@@ -61,24 +71,42 @@ def _raise(encoder: Encoder, rise: Float[Tensor, " feature"]) -> None:
     encoder.b.add_(rise)
 
 
+class Best(NamedTuple):
+    """Of each feature of a site, where it lacks least. token: which, over batch x pos; weakest: the lowest
+    pre-activation that is active there, 0 where none is; margin: what its own is above that, -inf without a live token.
+    """
+
+    margin: Float[Tensor, " feature"]
+    token: Int[Tensor, " feature"]
+    weakest: Float[Tensor, " feature"]
+
+    def use(self, dictionary: Dictionary, error: Float[Tensor, "batch pos d_out"]) -> Float[Tensor, " feature"]:
+        """> 0 where the error becomes smaller when the feature fires there as strongly as the weakest one does."""
+        rows = dictionary.decoder.W * dictionary.writes.scale
+        return 2 * (error.flatten(0, 1)[self.token] * rows).sum(1) - self.weakest * rows.square().sum(1)
+
+
 @torch.no_grad()
-def best_margins(suite: Suite, trace: Trace, mode: Mode) -> dict[Site, Float[Tensor, " feature"]]:
-    """By how much each feature's pre-activation exceeds, where it does so most, the weakest one that is active at the
-    same token; at a token without any, 0. -inf without a live token."""
+def look(suite: Suite, trace: Trace, mode: Mode, best: dict[Site, Best]) -> SuiteOutput:
+    """Run a pass at the thresholds of inference, and write into `best` where features lack least."""
     live = trace.live.flatten()
-    found: dict[Site, Tensor] = {}
 
     def meet(reading: Reading) -> None:
         activation = reading.dictionary.activation
-        best = torch.full_like(reading.dictionary.encoder.b, -torch.inf)
+        found = None
         for part, pre in reading.parts():
             code = activation.support(pre, live[part])
             code = code.entries(activation(code).value > 0)
             weakest = pre.new_full((len(pre),), torch.inf).scatter_reduce(0, code.row, code.value, "amin")
             weakest = torch.where(weakest.isfinite(), weakest, 0)
-            margin = torch.where(live[part][:, None], pre - weakest[:, None], -torch.inf)
-            best = torch.maximum(best, margin.amax(0)) if len(margin) else best
-        found[reading.site] = best
+            margin, token = torch.where(live[part][:, None], pre - weakest[:, None], -torch.inf).max(0)
+            new = Best(margin, token + part.start, weakest[token])
+            found = (
+                new
+                if found is None
+                else Best(*(torch.where(margin > found.margin, n, o) for n, o in zip(new, found, strict=True)))
+            )
+        assert found is not None
+        best[reading.site] = found
 
-    visit(suite, trace, mode, meet)
-    return found
+    return visit(suite, trace, mode, meet)

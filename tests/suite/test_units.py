@@ -19,10 +19,10 @@ from scae.objectives import LossOutput, Objective
 from scae.objectives.terms import AuxK as AuxKTerm
 from scae.objectives.terms import BlockMse, LogitKl, Partial, Recon, Sparsity
 from scae.selection import choose
-from scae.sites import Kind
+from scae.sites import Kind, Site
 from scae.suite import Mode, Suite, choose_sites
 from scae.training import bound_from_data, refit, start_from_data
-from scae.training.revive import best_margins
+from scae.training.revive import Best, look
 
 Make = Callable[..., Any]
 WRITERS = {
@@ -156,8 +156,11 @@ def experiment(
     connections, statistics = choose(selection, suite, lambda: traces, seed=0)
     suite.connect(connections)
     refit(suite, traces[0], "pruned", Refit(tokens=1, rounds=2, steps=4, ridge=0.3, drawn=3), seed=0)
-    for site, margin in best_margins(suite, traces[1], "pruned").items():
-        suite[site].encoder.b.data += (-margin).clamp_min(0)
+    best: dict[Site, Best] = {}
+    out = look(suite, traces[1], "pruned", best)
+    for site, one in best.items():
+        use = one.use(suite[site], traces[1].outputs[site.module] - out.outputs[site.module])
+        suite[site].encoder.b.data += torch.where(use > 0, -one.margin, 0).clamp_min(0)
     losses += trained(suite, windows, objective, "pruned", range(6, 12))
     arms = [Arm(mode, suite, mode) for mode in ("plain", "dense", "pruned")]
     metrics = evaluate(lm, arms, lambda: traces, [Bypass("pruned")]) | statistics

@@ -12,9 +12,10 @@ from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import Logger, Revive
 from scae.data import TokenWindows
 from scae.lm import LanguageModel, Trace
+from scae.sites import Site
 from scae.suite import Mode, Suite, passes
 from scae.training import Place, Revival, SuiteTraining, fit
-from scae.training.revive import best_margins
+from scae.training.revive import Best, look
 
 Make = Callable[..., Any]
 
@@ -41,12 +42,13 @@ def silenced(lm: LanguageModel, make_suite: Make, ragged: Make, activation: str 
 
 @pytest.mark.parametrize("activation", ["topk", "relu", "batchtopk", "jumprelu"])
 @pytest.mark.parametrize("mode", ["plain", "pruned"])
-def test_the_best_margin_is_that_of_the_best_token(
+def test_the_best_token_of_every_feature_and_what_it_would_be_good_for(
     lm: LanguageModel, make_suite: Make, ragged: Make, trace: Trace, activation: str, mode: Mode
 ) -> None:
     suite = silenced(lm, make_suite, ragged, activation)
-    margins = best_margins(suite, trace, mode)
-    seen: dict[Any, torch.Tensor] = {}
+    best: dict[Site, Best] = {}
+    out = look(suite, trace, mode, best)
+    seen: dict[Site, torch.Tensor] = {}
     with torch.no_grad(), suite.inference():
         codes = suite(trace, mode=mode).codes
         if mode == "pruned":
@@ -55,14 +57,25 @@ def test_the_best_margin_is_that_of_the_best_token(
             for site, x in passes.true_inputs(suite, trace):
                 seen[site] = suite[site].encoder.preactivations(suite[site].shift(x.flatten(0, 1)))
     for site in suite.sites:
+        dictionary, found = suite[site], best[site]
         active = codes[site].dense() > 0
-        best = torch.full((suite[site].n_features,), -torch.inf, dtype=torch.float64)
+        margins = torch.full((len(active), dictionary.n_features), -torch.inf, dtype=torch.float64)
+        weakest = torch.zeros(len(active), dtype=torch.float64)
         for token in trace.live.flatten().nonzero()[:, 0].tolist():
-            pre = seen[site][token]
-            weakest = pre[active[token]].min() if bool(active[token].any()) else 0.0
-            best = torch.maximum(best, pre - weakest)
-        torch.testing.assert_close(margins[site], best)
-        assert bool((margins[site][[1, 5]] < -10).all())
+            if bool(active[token].any()):
+                weakest[token] = seen[site][token][active[token]].min()
+            margins[token] = seen[site][token] - weakest[token]
+        torch.testing.assert_close(found.margin, margins.max(0).values)
+        torch.testing.assert_close(margins.gather(0, found.token[None])[0], found.margin)
+        torch.testing.assert_close(found.weakest, weakest[found.token])
+        assert bool((found.margin[[1, 5]] < -10).all())
+        error = trace.outputs[site.module] - out.outputs[site.module]
+        at = error.flatten(0, 1)[found.token]
+        with torch.no_grad():
+            more = found.weakest[:, None] * dictionary.decoder.W * dictionary.writes.scale
+        smaller = (at - more).square().sum(1) < at.square().sum(1)
+        clear = found.weakest > 0
+        assert torch.equal((found.use(dictionary, error) > 0)[clear], smaller[clear])
 
 
 def run(
@@ -95,9 +108,25 @@ def test_silent_features_fire_again(
     revived, left = (silenced(gpt2, make_suite, ragged) for _ in range(2))
     run(revived, windows, tmp_path / "revived")
     run(left, windows, tmp_path / "left", every=None)
-    for site in revived.sites:
-        assert bool((left[site].tokens_since_fired[[1, 5]] > 400).all()), "50 below, and AuxK is far away"
-        assert bool((revived[site].tokens_since_fired[[1, 5]] < 400).all())
+    since = [torch.cat([suite[site].tokens_since_fired[[1, 5]] for site in suite.sites]) for suite in (revived, left)]
+    assert bool((since[1] > 400).all()), "50 below, and AuxK is far away"
+    assert int((since[0] < 400).sum()) >= 4
+
+
+def test_what_would_enlarge_the_error_stays_out(
+    gpt2: LanguageModel,
+    windows: TokenWindows,
+    make_suite: Make,
+    ragged: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Best, "use", lambda self, dictionary, error: torch.full_like(self.margin, -1.0))
+    one, other = (silenced(gpt2, make_suite, ragged) for _ in range(2))
+    run(one, windows, tmp_path / "one")
+    run(other, windows, tmp_path / "other", every=None)
+    expected = state(other)
+    assert not [name for name, value in state(one).items() if not torch.equal(value, expected[name])]
 
 
 def test_features_that_fire_are_left_alone(
