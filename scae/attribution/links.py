@@ -10,6 +10,7 @@ along its stored connections, and from every part of the base that it reads unpr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -158,7 +159,7 @@ def _parts(costs: Int[Tensor, " item"]) -> list[tuple[int, int]]:
     """Runs of items, each of them about `CHUNK` in cost."""
     part = costs.cumsum(0) // CHUNK
     ends = [*(part.diff().nonzero()[:, 0] + 1).tolist(), len(costs)] if len(costs) else []
-    return list(zip([0, *ends[:-1]], ends, strict=True))
+    return list(pairwise([0, *ends]))
 
 
 def _expand(start: Int[Tensor, " run"], count: Int[Tensor, " run"]) -> tuple[Int[Tensor, " _"], Int[Tensor, " _"]]:

@@ -256,3 +256,15 @@ def test_all_connections_written_out_have_an_edge_each(lm: LanguageModel, make_s
     pairs = [up[:4] + down[:4] for up in sources for down in targets if up.position == down.position]
     assert len(pairs) > 0
     assert all(pair in linked for pair in pairs)
+
+
+def test_a_site_where_nothing_is_active_has_no_nodes(
+    lm: LanguageModel, make_suite: Make, ragged: Ragged, one: Trace
+) -> None:
+    silent = pruned_suite(lm, "topk", make_suite, ragged, one)
+    for site in silent.sites[1:3]:
+        silent[site].encoder.b.data -= 1e4
+    graph = exact(silent, one)
+    found = {graph.nodes[number].place for number in of(graph.nodes, "feature")}
+    assert found == {str(site) for number, site in enumerate(silent.sites) if number not in (1, 2)}
+    assert graph.absolute < 1e-10
