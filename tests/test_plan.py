@@ -125,7 +125,7 @@ def downstream_of(stage: str) -> set[str]:
         ("finetune.regrow.every=5", "finetune"),
         ("finetune.refit.tokens=99", "finetune"),
         ("finetune.refit.ridge=0.5", "finetune"),
-        ("finetune.revive.every=null", "finetune"),
+        ("finetune.revive.every=5", "finetune"),
         ("evaluation.twins=true", "evaluate"),
         ("evaluation.pursuit=gradient", "evaluate"),
         ("analysis.tokens=999", "analyze"),
