@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 
 from scae.connections import Connections
@@ -51,7 +52,14 @@ def pruned_suite(lm: LanguageModel, sort: str, make_suite: Make, ragged: Ragged,
     return suite.eval()
 
 
-def window(lm: LanguageModel, batch: tuple[Any, Any]) -> Trace:
+@pytest.fixture(scope="module")
+def one(lm: LanguageModel, batch: tuple[Any, Any]) -> Trace:
     """One window, a BOS at its start."""
     tokens, live = batch
     return lm.trace(tokens[:1], live[:1])
+
+
+@pytest.fixture(scope="module")
+def suite(lm: LanguageModel, sort: str, make_suite: Make, ragged: Ragged, one: Trace) -> Suite:
+    """Of the sort that the module asks for."""
+    return pruned_suite(lm, sort, make_suite, ragged, one)

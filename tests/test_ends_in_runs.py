@@ -30,7 +30,7 @@ def run(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Finishe
     output = Path(config.paths.output)
     metrics = execute(config)
     record(output, finished, "evaluation.twins=false", *ENDS, cwd=ROOT)
-    return Finished(folder, output, (*finished.overrides, *ENDS), config, metrics)
+    return Finished(folder, output, (*finished.overrides, *ENDS), config, metrics, finished.made)
 
 
 @pytest.fixture(scope="module")

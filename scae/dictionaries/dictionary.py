@@ -175,9 +175,7 @@ class Dictionary(nn.Module):
         """The code, the pre-activations that it was made from, and those of the dead features where `auxk` asks for
         some and there are any."""
         kept, dead_kept = [], []
-        for part in self.parts(len(shifted), arrivals, chunk_mb):
-            arrived = arrivals.tokens(part.start, part.stop) if arrivals else None
-            pre = self.encoder.preactivations(shifted[part], arrived)
+        for part, pre in self.preactivations(shifted, arrivals, chunk_mb=chunk_mb):
             kept.append(self.activation.support(pre, live[part]))
             dead = self.dead_code(pre, live[part], k=auxk.k, dead_after=auxk.dead_after) if auxk else None
             dead_kept += [] if dead is None else [dead]
@@ -185,8 +183,15 @@ class Dictionary(nn.Module):
         code = self.bounded(self.activation(pre_kept))
         return code, pre_kept, self._differentiable(dead_kept, shifted, arrivals) if dead_kept else None
 
-    def parts(self, n_tokens: int, arrivals: Arrivals | None, chunk_mb: int | None) -> Iterator[slice]:
-        """Runs of tokens that are taken one after the other, see `reconstruct`."""
+    def preactivations(
+        self, shifted: Float[Tensor, "token d_in"], arrivals: Arrivals | None, *, chunk_mb: int | None
+    ) -> Iterator[tuple[slice, Float[Tensor, "token feature"]]]:
+        """All of them, without gradient, a run of tokens at a time (see `reconstruct`)."""
+        for part in self._parts(len(shifted), arrivals, chunk_mb):
+            arrived = arrivals.tokens(part.start, part.stop) if arrivals else None
+            yield part, self.encoder.preactivations(shifted[part], arrived)
+
+    def _parts(self, n_tokens: int, arrivals: Arrivals | None, chunk_mb: int | None) -> Iterator[slice]:
         window, heads = (arrivals.window, arrivals.weight.shape[1]) if arrivals else (1, 0)
         bytes_a_token = self.decoder.W.element_size() * self.n_features * (1 + heads)
         step = max(n_tokens, 1)

@@ -23,10 +23,7 @@ class Reading(NamedTuple):
 
     def parts(self) -> Iterator[tuple[slice, Float[Tensor, "token feature"]]]:
         """All pre-activations, a run of tokens at a time."""
-        arrivals = self.arrivals()
-        for part in self.dictionary.parts(len(self.shifted), arrivals, self.chunk_mb):
-            arrived = None if arrivals is None else arrivals.tokens(part.start, part.stop)
-            yield part, self.dictionary.encoder.preactivations(self.shifted[part], arrived)
+        return self.dictionary.preactivations(self.shifted, self.arrivals(), chunk_mb=self.chunk_mb)
 
 
 def visit(suite: Suite, trace: Trace, mode: Mode, meet: Callable[[Reading], None]) -> SuiteOutput:

@@ -47,18 +47,14 @@ class Revival(lightning.Callback):
         step, every = trainer.global_step, self.config.every
         if (batch_idx + 1) % trainer.accumulate_grad_batches or every is None or step % every or step > self.last:
             return
-        best: dict[Site, Best] = {}
         trace = pl_module.trace(batch)
-        out = look(self.suite, trace, pl_module.mode, best)
+        out, best = look(self.suite, trace, pl_module.mode)
         reduce, raised = partial(trainer.strategy.reduce, reduce_op="max"), 0
         for site in pl_module.learning(step - 1):
             dictionary, own = self.suite[site], best[site]
-            margin = reduce(own.margin)
-            use = torch.where(
-                own.margin == margin,
-                own.use(dictionary, trace.outputs[site.module] - out.outputs[site.module]),
-                -torch.inf,
-            )
+            margin = reduce(own.margin.clone())  # it reduces in place
+            use = own.use(dictionary, trace.outputs[site.module] - out.outputs[site.module])
+            use = torch.where(own.margin == margin, use, -torch.inf)  # of the process that holds the best token
             let_in = (dictionary.tokens_since_fired >= self.config.after) & (reduce(use) > 0) & margin.isfinite()
             rise = torch.where(let_in, ABOVE - margin, 0).clamp_min(0)
             pl_module.learner.retract(dictionary.encoder, partial(_raise, dictionary.encoder, rise))
@@ -66,7 +62,6 @@ class Revival(lightning.Callback):
         pl_module.log("train/revived", raised / sum(self.suite[site].n_features for site in self.suite.sites))
 
 
-@torch.no_grad()
 def _raise(encoder: Encoder, rise: Float[Tensor, " feature"]) -> None:
     encoder.b.add_(rise)
 
@@ -87,26 +82,22 @@ class Best(NamedTuple):
 
 
 @torch.no_grad()
-def look(suite: Suite, trace: Trace, mode: Mode, best: dict[Site, Best]) -> SuiteOutput:
-    """Run a pass at the thresholds of inference, and write into `best` where features lack least."""
+def look(suite: Suite, trace: Trace, mode: Mode) -> tuple[SuiteOutput, dict[Site, Best]]:
+    """What a pass gives at the thresholds of inference, and where its features lack least."""
     live = trace.live.flatten()
+    best: dict[Site, Best] = {}
 
     def meet(reading: Reading) -> None:
-        activation = reading.dictionary.activation
-        found = None
+        activation, parts = reading.dictionary.activation, []
         for part, pre in reading.parts():
             code = activation.support(pre, live[part])
             code = code.entries(activation(code).value > 0)
             weakest = pre.new_full((len(pre),), torch.inf).scatter_reduce(0, code.row, code.value, "amin")
             weakest = torch.where(weakest.isfinite(), weakest, 0)
             margin, token = torch.where(live[part][:, None], pre - weakest[:, None], -torch.inf).max(0)
-            new = Best(margin, token + part.start, weakest[token])
-            found = (
-                new
-                if found is None
-                else Best(*(torch.where(margin > found.margin, n, o) for n, o in zip(new, found, strict=True)))
-            )
-        assert found is not None
-        best[reading.site] = found
+            parts.append(Best(margin, token + part.start, weakest[token]))
+        columns = [torch.stack(column) for column in zip(*parts, strict=True)]
+        which = columns[0].max(0, keepdim=True).indices
+        best[reading.site] = Best(*(column.gather(0, which)[0] for column in columns))
 
-    return visit(suite, trace, mode, meet)
+    return visit(suite, trace, mode, meet), best

@@ -64,6 +64,14 @@ def looker(text: Any, tokenizer: Any, tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def suite(lm: Any, make_suite: Callable[..., Any], ragged: Callable[..., Any]) -> Any:
+    """Connected, at the thresholds of inference."""
+    suite = make_suite(lm)
+    suite.connect(ragged(suite.layout))
+    return suite.eval()
+
+
+@pytest.fixture
 def copy_of() -> Callable[[Any], Any]:
     """The same suite with a state of its own."""
 

@@ -19,13 +19,6 @@ Make = Callable[..., Any]
 Traces = Callable[[], Iterator[Trace]]
 
 
-@pytest.fixture
-def suite(lm: LanguageModel, make_suite: Make, ragged: Make) -> Suite:
-    suite = make_suite(lm)
-    suite.connect(ragged(suite.layout))
-    return suite.eval()
-
-
 def test_what_an_edge_says_is_exact_where_nothing_stands_between(suite: Suite, two_batches: Traces) -> None:
     found = effects(suite, two_batches, edges=200)
     adjacent = [one for one in found if one.distance == 1]

@@ -16,13 +16,6 @@ Make = Callable[..., Any]
 Traces = Callable[[], Iterator[Trace]]
 
 
-@pytest.fixture
-def suite(lm: LanguageModel, make_suite: Make, ragged: Make) -> Suite:
-    suite = make_suite(lm)
-    suite.connect(ragged(suite.layout))
-    return suite.eval()
-
-
 def test_a_prompt_ends_with_the_last_live_position_of_a_beginning(lm: LanguageModel, two_batches: Traces) -> None:
     found = list(beginnings(lm, two_batches(), prompts=5, length=5))
     assert [one.tokens.shape[1] for one in found] == [5, 5, 5, 4, 5], "the fourth window has padding at its fifth place"

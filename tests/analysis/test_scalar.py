@@ -10,20 +10,13 @@ import torch
 
 from scae.analysis.scalar import areas, connected, numbers, scalar, strengths, strongest
 from scae.connections import Connections
-from scae.lm import LanguageModel, Trace
+from scae.lm import Trace
 from scae.selection import Record, Sample, mean_contributions
 from scae.selection.budgets import importance
 from scae.suite import Suite
 
 Make = Callable[..., Any]
 Traces = Callable[[], Iterator[Trace]]
-
-
-@pytest.fixture
-def suite(lm: LanguageModel, make_suite: Make, ragged: Make) -> Suite:
-    suite = make_suite(lm)
-    suite.connect(ragged(suite.layout))
-    return suite.eval()
 
 
 def divergence(suite: Suite, traces: Traces, connections: Connections) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from attribution_graphs import SCHEMA, problems
-from pruned_suites import Make, Ragged, pruned_suite, window
+from pruned_suites import Make, Ragged, pruned_suite
 
 from scae.attribution import exact
 from scae.circuit.files import check_slug, slug_of
@@ -21,16 +21,6 @@ from scae.suite import Suite
 @pytest.fixture(scope="module", params=["topk", "both ends", "without an attention", "crosslayer, both ends"])
 def sort(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@pytest.fixture(scope="module")
-def one(lm: LanguageModel, batch: tuple[Any, Any]) -> Trace:
-    return window(lm, batch)
-
-
-@pytest.fixture(scope="module")
-def suite(lm: LanguageModel, sort: str, make_suite: Make, ragged: Ragged, one: Trace) -> Suite:
-    return pruned_suite(lm, sort, make_suite, ragged, one)
 
 
 def circuit_of(suite: Suite, one: Trace, labels: dict[str, str] | None = None) -> Circuit:

@@ -19,10 +19,10 @@ from scae.objectives import LossOutput, Objective
 from scae.objectives.terms import AuxK as AuxKTerm
 from scae.objectives.terms import BlockMse, LogitKl, Partial, Recon, Sparsity
 from scae.selection import choose
-from scae.sites import Kind, Site
+from scae.sites import Kind
 from scae.suite import Mode, Suite, choose_sites
 from scae.training import bound_from_data, refit, start_from_data
-from scae.training.revive import Best, look
+from scae.training.revive import look
 
 Make = Callable[..., Any]
 WRITERS = {
@@ -156,8 +156,7 @@ def experiment(
     connections, statistics = choose(selection, suite, lambda: traces, seed=0)
     suite.connect(connections)
     refit(suite, traces[0], "pruned", Refit(tokens=1, rounds=2, steps=4, ridge=0.3, drawn=3), seed=0)
-    best: dict[Site, Best] = {}
-    out = look(suite, traces[1], "pruned", best)
+    out, best = look(suite, traces[1], "pruned")
     for site, one in best.items():
         use = one.use(suite[site], traces[1].outputs[site.module] - out.outputs[site.module])
         suite[site].encoder.b.data += torch.where(use > 0, -one.margin, 0).clamp_min(0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_fit import gpt2, state, trainer, training
+from test_fit import state, trainer, training
 
 from scae.config import Logger
 from scae.data import TokenWindows, WindowModule
@@ -15,7 +15,6 @@ from scae.objectives import Objective, terms
 from scae.training import Place, SuiteTraining, fit
 
 Make = Callable[..., Any]
-_ = gpt2  # a fixture of these tests, too
 STEPS = 5
 MEANS = {
     "mse": terms.Recon(weight=1.0, kind="mse", knee=4.0),

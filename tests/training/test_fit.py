@@ -3,12 +3,13 @@
 import csv
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
 
 from scae.artifacts.checkpoints import CHECKPOINT, read_identity
 from scae.config import (
@@ -34,18 +35,6 @@ from scae.training import Place, SuiteTraining, fit, start, start_from_data
 
 Make = Callable[..., Any]
 STEPS, CONTEXT = 16, 10
-
-
-@pytest.fixture(scope="module")
-def gpt2(build_tiny: Make) -> LanguageModel:
-    return build_tiny("gpt2").lm
-
-
-@pytest.fixture(scope="module")
-def windows() -> TokenWindows:
-    tokens = torch.randint(40, (50, CONTEXT), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
-    lengths = torch.where(torch.arange(50) % 3 == 0, CONTEXT - 3, CONTEXT).int()
-    return TokenWindows(tokens=tokens, lengths=lengths, bos=True)
 
 
 def data(windows: TokenWindows, steps: int) -> WindowModule:
@@ -132,6 +121,7 @@ def run(
     accumulate: int = 1,
     clip: float | None = 1.0,
     module: type[SuiteTraining] = SuiteTraining,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     config = config or training()
     folder.mkdir(exist_ok=True, parents=True)
@@ -144,6 +134,7 @@ def run(
         logger=LoggerConfig(kind="csv", every=5, project=None, mode=None),
         place=Place("pretrain", folder, "group", "pretrain"),
         seed=0,
+        callbacks=callbacks,
     )
 
 

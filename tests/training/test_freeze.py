@@ -4,21 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from test_fit import objective, run, state, windows
+from test_fit import objective, run, state
 
 from scae.config import AuxK
 from scae.lm import LanguageModel
 from scae.training import freeze
 
 Make = Callable[..., Any]
-_ = windows  # a fixture
-
-
-@pytest.fixture(scope="module")
-def gpt2(build_tiny: Make) -> LanguageModel:
-    return build_tiny("gpt2").lm
 
 
 def test_a_frozen_decoder_stays_and_the_encoder_learns(

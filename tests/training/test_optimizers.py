@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_fit import Interrupted, Interrupting, between_steps, gpt2, objective, run, state, training, windows
+from test_fit import Interrupted, Interrupting, between_steps, objective, run, state, training
 from torch import nn
 
 from scae.artifacts.checkpoints import CHECKPOINT
@@ -29,7 +29,6 @@ from scae.training import SuiteTraining
 from scae.training.optimizers import KINDS, Group, Learner, create
 
 Make = Callable[..., Any]
-_ = gpt2, windows  # fixtures of these tests, too
 CONFIGS: dict[str, AnyOptimizer] = {
     "adam": AdamOptimizer(kind="adam", lr_factor=1.0, beta1=0.8, beta2=0.99, eps=1e-6),
     "muon": MuonOptimizer(kind="muon", lr_factor=1.0, momentum=0.9, beta1=0.8, beta2=0.99, eps=1e-6),

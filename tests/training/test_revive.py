@@ -5,30 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_fit
 import torch
-from test_fit import Interrupted, between_steps, data, objective, state, trainer, training
+from test_fit import Interrupted, between_steps, objective, state, training
 
 from scae.artifacts.checkpoints import CHECKPOINT
-from scae.config import Logger, Revive
+from scae.config import Revive
 from scae.data import TokenWindows
 from scae.lm import LanguageModel, Trace
 from scae.sites import Site
 from scae.suite import Mode, Suite, passes
-from scae.training import Place, Revival, SuiteTraining, fit
+from scae.training import Revival, SuiteTraining
 from scae.training.revive import Best, look
 
 Make = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def gpt2(build_tiny: Make) -> LanguageModel:
-    return build_tiny("gpt2").lm
-
-
-@pytest.fixture(scope="module")
-def windows() -> TokenWindows:
-    tokens = torch.randint(40, (50, 10), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
-    return TokenWindows(tokens=tokens, lengths=torch.full((50,), 10, dtype=torch.int32), bos=True)
+def windows(full_windows: TokenWindows) -> TokenWindows:
+    return full_windows
 
 
 def silenced(lm: LanguageModel, make_suite: Make, ragged: Make, activation: str = "topk") -> Suite:
@@ -46,8 +41,7 @@ def test_the_best_token_of_every_feature_and_what_it_would_be_good_for(
     lm: LanguageModel, make_suite: Make, ragged: Make, trace: Trace, activation: str, mode: Mode
 ) -> None:
     suite = silenced(lm, make_suite, ragged, activation)
-    best: dict[Site, Best] = {}
-    out = look(suite, trace, mode, best)
+    out, best = look(suite, trace, mode)
     seen: dict[Site, torch.Tensor] = {}
     with torch.no_grad(), suite.inference():
         codes = suite(trace, mode=mode).codes
@@ -86,19 +80,17 @@ def run(
     module: type[SuiteTraining] = SuiteTraining,
     **changes: Any,
 ) -> None:
-    folder.mkdir(exist_ok=True, parents=True)
-    config = training()
     revive = Revive(**({"every": 4, "after": 30, "until": 0.9} | changes))
-    fit(
-        module(suite, objective(), config, mode="pruned", clip=1.0, identity={"artifact": "finetune-1"}),
-        data(windows, config.steps * accumulate),
-        steps=config.steps,
-        tokens_per_step=40,
-        trainer=trainer(accumulate=accumulate),
-        logger=Logger(kind="csv", every=5, project=None, mode=None),
-        place=Place("finetune", folder, "group", "finetune"),
-        seed=0,
-        callbacks=[Revival(suite, revive, steps=config.steps)],
+    revival = Revival(suite, revive, steps=training().steps)
+    test_fit.run(
+        suite,
+        windows,
+        folder,
+        loss=objective(),
+        mode="pruned",
+        accumulate=accumulate,
+        module=module,
+        callbacks=[revival],
     )
 
 

@@ -23,11 +23,6 @@ Make = Callable[..., Any]
 STEPS = 11
 
 
-@pytest.fixture(scope="module")
-def gpt2(build_tiny: Make) -> LanguageModel:
-    return build_tiny("gpt2").lm
-
-
 class Watch(lightning.Callback):
     """Remembers the suite after every step, and the step of the last checkpoint there was before it."""
 

@@ -31,11 +31,6 @@ WILD = {
 }  # the rate rises, and so does the loss from step 7 on
 
 
-@pytest.fixture(scope="module")
-def gpt2(build_tiny: Make) -> LanguageModel:
-    return build_tiny("gpt2").lm
-
-
 def windows(seed: int, count: int) -> TokenWindows:
     tokens = torch.randint(40, (count, CONTEXT), generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
     lengths = torch.where(torch.arange(count) % 3 == 0, CONTEXT - 3, CONTEXT).int()

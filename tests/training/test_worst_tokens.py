@@ -27,11 +27,6 @@ STEPS, BATCH, CONTEXT = 6, 4, 10
 
 
 @pytest.fixture(scope="module")
-def gpt2(build_tiny: Make) -> LanguageModel:
-    return build_tiny("gpt2").lm
-
-
-@pytest.fixture(scope="module")
 def windows() -> TokenWindows:
     tokens = torch.randint(40, (8, CONTEXT), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
     return TokenWindows(tokens=tokens, lengths=torch.full((8,), CONTEXT, dtype=torch.int32), bos=True)
