@@ -23,8 +23,8 @@ from scae.evaluation import Arm
 from scae.kernels import SparseCode, Upstream, arrived_by_edge
 from scae.lm import Trace
 from scae.sites import Site
-from scae.suite import Suite, SuiteOutput
-from scae.suite.passes import arrivals_at, pruned
+from scae.suite import Reading, Suite, SuiteOutput
+from scae.suite.passes import arrivals_at
 
 
 class Contributions(Summing):
@@ -38,11 +38,12 @@ class Contributions(Summing):
         firing = {site: code.entries(code.value > 0) for site, code in out.codes.items()}
         ends = suite.codes_of_ends(trace)
 
-        def observe(site: Site, base: Float[Tensor, "token feature"], pre: Float[Tensor, "token feature"]) -> None:
-            for what, values in (("constant", base), ("total", pre)):
-                self.add(f"{what}/{site}", _by_feature(firing[site], values[firing[site].row, firing[site].col]))
+        def meet(reading: Reading) -> None:
+            at = firing[reading.site]
+            for what, values in (("constant", reading.alone()), ("total", reading.preactivations())):
+                self.add(f"{what}/{reading.site}", _by_feature(at, values[at.row, at.col]))
 
-        pruned(suite, trace, observe=observe)
+        suite(trace, meet=meet)
         codes = out.codes | ends
         for site, at in (ends | firing).items():
             self.add(f"fired/{site}", _by_feature(at, torch.ones_like(at.value)))

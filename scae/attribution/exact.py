@@ -77,7 +77,7 @@ class _Builder:
         self.links: list[Links] = []
         self.count = 0
         self.pre: dict[Site, Float[Tensor, "token feature"]] = {}
-        self.out = passes.pruned(suite, trace, observe=lambda site, alone, pre: self.pre.update({site: pre}))
+        self.out = suite(trace, meet=lambda reading: self.pre.update({reading.site: reading.preactivations()}))
         self.plain = {
             site: suite[site].encoder.preactivations(suite[site].shift(read.flatten(0, 1)))
             for site, read in passes.true_inputs(suite, trace)

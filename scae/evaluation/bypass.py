@@ -7,11 +7,11 @@ connectivity/bypass/<site>   Var over tokens of what a pre-activation owes to th
 
 import torch
 
-from scae.core.typing import Float, Tensor
+from scae.core.typing import Tensor
 from scae.evaluation.walk import Metrics, Observer, Subject
 from scae.lm import Trace
 from scae.sites import Site
-from scae.suite.passes import pruned
+from scae.suite import Reading
 
 
 class Bypass(Observer):
@@ -27,14 +27,14 @@ class Bypass(Observer):
     def batch(self, trace: Trace) -> None:
         live = trace.live.flatten()
 
-        def observe(site: Site, base: Float[Tensor, "token feature"], pre: Float[Tensor, "token feature"]) -> None:
-            parts = [x[live].double() for x in (base, pre)]
+        def meet(reading: Reading) -> None:
+            site, parts = reading.site, [x[live].double() for x in (reading.alone(), reading.preactivations())]
             new = [torch.tensor(len(parts[0]))] + [x.sum(0) for x in parts] + [x.square().sum(0) for x in parts]
             before = self._sums.get(site)
             self._sums[site] = new if before is None else [a + b for a, b in zip(before, new, strict=True)]
 
         if not self._suite.connections.is_complete:
-            pruned(self._suite, trace, observe=observe)
+            self._suite(trace, meet=meet)
 
     def result(self) -> Metrics:
         metrics = {}

@@ -33,30 +33,24 @@ Where every token has a unit of its own (`sae.normalise=token`), what a dictiona
 written upstream. The plain, the spliced and the dense pass take the size of what is read there; no pruned pass is.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 
 import torch
 
 from scae.core.typing import Float, Stream, Tensor
-from scae.kernels import Arrivals, SparseCode, Upstream, arrive
+from scae.kernels import Arrivals, SparseCode, Upstream
 from scae.lm import Module, Trace
 from scae.sites import SINK, Site, read_at
 from scae.suite.assembly import Assembly
 from scae.suite.output import SuiteOutput
-
-Observe = Callable[[Site, Float[Tensor, "token feature"], Float[Tensor, "token feature"]], None]
-"""(site, pre-activations from the base alone, all of them): what a statistic may look at."""
-Prepare = Callable[[Site, Float[Tensor, "token d_model"], Upstream | None], None]
-"""(site, what it reads beside its connections, the codes of the levels before): what is done to a dictionary before the
-pass comes to it, and goes on with what it has become."""
+from scae.suite.reading import Meet, Reading
 
 
-def plain(suite: Assembly, trace: Trace, aux: Collection[str] = (), prepare: Prepare | None = None) -> SuiteOutput:
+def plain(suite: Assembly, trace: Trace, aux: Collection[str] = (), meet: Meet | None = None) -> SuiteOutput:
     """Every dictionary reads what its module saw in the clean run."""
-    collector = _Collector(suite, trace, aux)
+    collector = _Collector(suite, trace, aux, meet)
     for site, x in true_inputs(suite, trace):
-        if prepare is not None:
-            prepare(site, _tokens(x), None)
         collector.replace(site, _tokens(x))
     return collector.output()
 
@@ -66,9 +60,9 @@ def true_inputs(suite: Assembly, trace: Trace) -> Iterator[tuple[Site, Stream]]:
     return read_at(suite.sites, trace, suite.lm.paths)
 
 
-def spliced(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOutput:
+def spliced(suite: Assembly, trace: Trace, aux: Collection[str] = (), meet: Meet | None = None) -> SuiteOutput:
     """The model runs again with every reconstruction in place; its attention and normalisations react."""
-    collector = _Collector(suite, trace, aux)
+    collector = _Collector(suite, trace, aux, meet)
 
     def replace(module: Module, read: Stream | None, wrote: Stream) -> Stream:
         site = suite.site_at(module)
@@ -82,47 +76,31 @@ def spliced(suite: Assembly, trace: Trace, aux: Collection[str] = ()) -> SuiteOu
     return collector.output(streams={stream.layer: value for stream, value in wrote.items() if stream.kind == "resid"})
 
 
-def dense(suite: Assembly, trace: Trace, aux: Collection[str] = (), prepare: Prepare | None = None) -> SuiteOutput:
+def dense(suite: Assembly, trace: Trace, aux: Collection[str] = (), meet: Meet | None = None) -> SuiteOutput:
     """Every dictionary reads the sum of all reconstructions upstream. Raises ValueError where no linear path leads."""
     suite.demand_paths()
-    collector = _Collector(suite, trace, aux)
+    collector = _Collector(suite, trace, aux, meet)
     stream = trace.embed
     for level in suite.lm.paths.levels:
         for site in filter(None, map(suite.site_at, level)):
-            read = _tokens(suite.path(site).read(stream, trace))
-            if prepare is not None:
-                prepare(site, read, None)
-            collector.replace(site, read)
+            collector.replace(site, _tokens(suite.path(site).read(stream, trace)))
         for module in level:
             stream = stream + collector.outputs[module]
     return collector.output(_logits(suite, stream, None, trace))
 
 
-def pruned(
-    suite: Assembly,
-    trace: Trace,
-    aux: Collection[str] = (),
-    observe: Observe | None = None,
-    prepare: Prepare | None = None,
-) -> SuiteOutput:
+def pruned(suite: Assembly, trace: Trace, aux: Collection[str] = (), meet: Meet | None = None) -> SuiteOutput:
     """Every feature reads the base and its connections."""
     if suite.connections.is_complete:
-        return dense(suite, trace, aux, prepare)
+        return dense(suite, trace, aux, meet)
     suite.demand_pruned()
-    collector = _Collector(suite, trace, aux)
+    collector = _Collector(suite, trace, aux, meet)
     base = trace.embed if suite.source is None else suite.source.constant(trace)
     codes = [] if suite.source is None else [suite.source.code(trace)]  # of the levels before
     for level in suite.lm.paths.levels:
         upstream = Upstream.from_codes(codes) if codes else None
         for site in filter(None, map(suite.site_at, level)):
-            read = _tokens(suite.path(site).read(base, trace))
-            if prepare is not None:
-                prepare(site, read, upstream)
-            arrivals = arrivals_at(suite, site, upstream, trace)
-            if observe is not None:
-                alone = suite[site].encoder.preactivations(suite[site].shift(read))
-                observe(site, alone, alone if arrivals is None else alone + arrive(arrivals))
-            collector.replace(site, read, arrivals)
+            collector.replace(site, _tokens(suite.path(site).read(base, trace)), upstream)
         for module in level:
             base = base + _constant_part(suite, module, trace)
         codes += [collector.codes[site] for site in map(suite.site_at, level) if site is not None]
@@ -131,8 +109,7 @@ def pruned(
 
 def arrivals_at(suite: Assembly, site: Site, upstream: Upstream | None, trace: Trace) -> Arrivals | None:
     """What arrives at the features of `site` along their connections; None where there are none."""
-    edges = suite.virtual.edges(site)
-    if upstream is None or not len(edges):
+    if upstream is None or not len(edges := suite.virtual.edges(site)):
         return None
     mover = suite.path(site).mover(trace, suite.reads(site).scale)
     return Arrivals(upstream, edges, suite.virtual.weights(site), mover)
@@ -162,8 +139,8 @@ def _tokens(stream: Stream) -> Float[Tensor, "token d_model"]:
 class _Collector:
     """Runs the dictionaries of one pass and keeps what they give."""
 
-    def __init__(self, suite: Assembly, trace: Trace, aux: Collection[str]) -> None:
-        self.suite, self.trace, self.aux = suite, trace, aux
+    def __init__(self, suite: Assembly, trace: Trace, aux: Collection[str], meet: Meet | None) -> None:
+        self.suite, self.trace, self.aux, self.meet = suite, trace, aux, meet
         self.live = trace.live.flatten()
         self.codes: dict[Site, SparseCode] = {}
         self.found: dict[str, dict[Site, Tensor]] = {}
@@ -172,13 +149,17 @@ class _Collector:
         if unseen := [str(site) for site in suite.sites if site.module not in trace.outputs]:
             raise ValueError(f"the trace is older than the suite: it does not hold what stands at {', '.join(unseen)}")
 
-    def replace(self, site: Site, read: Float[Tensor, "token d_model"], arrivals: Arrivals | None = None) -> Stream:
-        """Encode what is read, and decode: the reconstruction at live positions, the model's own output elsewhere."""
+    def replace(self, site: Site, read: Float[Tensor, "token d_model"], upstream: Upstream | None = None) -> Stream:
+        """Encode what is read, and what comes from `upstream` along connections, and decode: the reconstruction at live
+        positions, the model's own output elsewhere."""
         suite, dictionary = self.suite, self.suite[site]
+        arrivals = partial(arrivals_at, suite, site, upstream, self.trace)
+        if self.meet is not None:
+            self.meet(Reading(site, dictionary, dictionary.shift(read), arrivals, suite.chunk_mb))
         reconstruction, (code, aux) = dictionary.reconstruct(
             dictionary.shift(read),
             self.live,
-            arrivals,
+            arrivals(),
             size=dictionary.size(read),
             aux=self.aux,
             auxk=suite.revives,

@@ -10,8 +10,9 @@ from scae.sites import Kind, Site, further, in_order
 from scae.suite.assembly import Assembly, Mode
 from scae.suite.output import SuiteOutput
 from scae.suite.passes import dense, plain, pruned, spliced
+from scae.suite.reading import Meet
 
-PASSES: dict[Mode, Callable[[Assembly, Trace, Collection[str]], SuiteOutput]] = {
+PASSES: dict[Mode, Callable[[Assembly, Trace, Collection[str], Meet | None], SuiteOutput]] = {
     "plain": plain,
     "spliced": spliced,
     "dense": dense,
@@ -47,9 +48,12 @@ class Suite(Assembly):
         finally:
             self.train(was_training)
 
-    def forward(self, trace: Trace, mode: Mode = "pruned", *, aux: Collection[str] = ()) -> SuiteOutput:
-        """aux: the auxiliary quantities that a loss wants of the dictionaries (`scae.dictionaries.Encoded`)."""
-        return PASSES[mode](self, trace, aux)
+    def forward(
+        self, trace: Trace, mode: Mode = "pruned", *, aux: Collection[str] = (), meet: Meet | None = None
+    ) -> SuiteOutput:
+        """aux: the auxiliary quantities that a loss wants of the dictionaries (`scae.dictionaries.Encoded`); meet: is
+        shown what each dictionary reads."""
+        return PASSES[mode](self, trace, aux, meet)
 
 
 def choose_sites(

@@ -25,8 +25,7 @@ from scae.core.typing import Float, Tensor
 from scae.kernels import SparseCode
 from scae.lm import Trace
 from scae.sites import Site
-from scae.suite import Mode, Suite, passes
-from scae.training.reading import Reading, visit
+from scae.suite import Mode, Reading, Suite, passes
 
 LEAST = 1e-3  # of a ridge: a feature without a token stays as it is
 
@@ -62,7 +61,8 @@ def refit(suite: Suite, trace: Trace, mode: Mode, config: Refit, *, seed: int) -
         entries, rows = SparseCode.where(known, plain), regression.rows
         found[site] = Unexplained(*(regression.unexplained(entries, these) for these in (own, rows)))
 
-    visit(suite, trace, mode, meet)
+    with suite.inference():
+        suite(trace, mode, meet=meet)
     return found
 
 

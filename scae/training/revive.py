@@ -26,8 +26,7 @@ from scae.dictionaries import Dictionary
 from scae.dictionaries.encoder import Encoder
 from scae.lm import Trace
 from scae.sites import Site
-from scae.suite import Mode, Suite, SuiteOutput
-from scae.training.reading import Reading, visit
+from scae.suite import Mode, Reading, Suite, SuiteOutput
 
 ABOVE = 1e-4  # in the unit of pre-activations: an equal one would not be sure of its place
 
@@ -100,4 +99,5 @@ def look(suite: Suite, trace: Trace, mode: Mode) -> tuple[SuiteOutput, dict[Site
         which = columns[0].max(0, keepdim=True).indices
         best[reading.site] = Best(*(column.gather(0, which)[0] for column in columns))
 
-    return visit(suite, trace, mode, meet), best
+    with suite.inference():
+        return suite(trace, mode, meet=meet), best

@@ -38,7 +38,7 @@ def edges(graph: Exact) -> dict[tuple[Any, ...], float]:
 
 def test_edges_into_a_feature_sum_to_its_preactivation(suite: Suite, one: Trace, graph: Exact) -> None:
     seen: dict[Site, torch.Tensor] = {}
-    out = passes.pruned(suite, one, observe=lambda site, alone, pre: seen.__setitem__(site, pre))
+    out = passes.pruned(suite, one, meet=lambda reading: seen.update({reading.site: reading.preactivations()}))
     found, total, n_active = graph.nodes, sums(graph), 0
     for number in of(found, "feature"):
         node = found[number]

@@ -52,7 +52,7 @@ def preactivations(suite: Suite, trace: Trace) -> tuple[dict[Site, torch.Tensor]
     """Of every feature, and the logits of the last position with the frozen final scale, in the pruned pass."""
     seen: dict[Site, torch.Tensor] = {}
     with torch.no_grad():
-        out = passes.pruned(suite, trace, observe=lambda site, alone, pre: seen.__setitem__(site, pre.clone()))
+        out = passes.pruned(suite, trace, meet=lambda reading: seen.update({reading.site: reading.preactivations()}))
     paths = suite.lm.paths
     if out.logits is not None:
         return seen, out.logits[0, -1]

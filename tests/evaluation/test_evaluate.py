@@ -14,7 +14,7 @@ from scae.dictionaries import Shape, create
 from scae.evaluation import Arm, Bypass, Unigram, compared, evaluate, unigram, walk
 from scae.lm import LanguageModel, LinearPaths, Module, Trace
 from scae.sites import Site
-from scae.suite import Suite, SuiteOutput, choose_sites, passes
+from scae.suite import Suite, SuiteOutput, choose_sites
 
 Make = Callable[..., Any]
 
@@ -217,7 +217,7 @@ def test_bypass_share_is_a_ratio_of_variances(gpt2: LanguageModel, make_suite: M
     seen: dict[Site, list[tuple[torch.Tensor, torch.Tensor]]] = {site: [] for site in suite.sites}
     for trace in batches(gpt2, [1] * 6)():
         at = trace.live.flatten()
-        passes.pruned(suite, trace, observe=lambda site, base, pre, at=at: seen[site].append((base[at], pre[at])))
+        suite(trace, meet=lambda r, at=at: seen[r.site].append((r.alone()[at], r.preactivations()[at])))
     shares = bypass_share(Arm("pruned", suite, "pruned"), batches(gpt2, [4, 2])())
     assert len(shares) == len(suite.sites)
     for site, pairs in seen.items():

@@ -128,7 +128,9 @@ def test_contributions_and_base_add_up_to_the_preactivation(
     codes, weights = [], {site: [] for site in suite.sites}
     for trace in traces:
         live = trace.live.flatten()
-        out = passes.pruned(suite, trace, observe=lambda s, base, pre, live=live: arrived[s].append((pre - base)[live]))
+        out = passes.pruned(
+            suite, trace, meet=lambda r, live=live: arrived[r.site].append((r.preactivations() - r.alone())[live])
+        )
         codes.append(out.codes)
         for site in suite.sites:
             weights[site].append(out.codes[site].dense().detach()[live])

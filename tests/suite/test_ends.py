@@ -109,7 +109,7 @@ def test_logits_and_first_preactivations_are_the_formula(
     assert source is not None
     suite.connect(ragged(layout))
     seen: dict[Site, torch.Tensor] = {}
-    out = passes.pruned(suite, trace, observe=lambda site, alone, pre: seen.__setitem__(site, pre.detach()))
+    out = passes.pruned(suite, trace, meet=lambda reading: seen.update({reading.site: reading.preactivations()}))
     first = next(site for site in suite.sites if site.kind == "mlp" and layout.upstream(site)[0] == SOURCE)
     base = source.constant(trace)
     written = [(SOURCE, j, source.rows_written[j] - source.writes.centre) for j in range(source.n_features)]

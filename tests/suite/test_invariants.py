@@ -247,7 +247,7 @@ def test_the_pruned_pass_is_the_formula(
     suite = make_suite(lm, n_features=6, sites=[site for site in all_sites(lm) if site not in missing])
     suite.connect(ragged(suite.layout))
     seen: dict[Site, torch.Tensor] = {}
-    out = passes.pruned(suite, trace, observe=lambda site, alone, pre: seen.__setitem__(site, pre))
+    out = passes.pruned(suite, trace, meet=lambda reading: seen.update({reading.site: reading.preactivations()}))
     expected, final = brute_force(architecture, suite, trace)
     live = trace.live.flatten()
     assert set(seen) == set(expected) == set(suite.sites)
@@ -274,7 +274,7 @@ def test_without_connections_only_the_base_is_read(lm: LanguageModel, trace: Tra
 
 def observed(suite: Suite, trace: Trace) -> tuple[dict[Site, torch.Tensor], SuiteOutput]:
     seen: dict[Site, torch.Tensor] = {}
-    out = passes.pruned(suite, trace, observe=lambda site, alone, pre: seen.__setitem__(site, pre.detach().clone()))
+    out = passes.pruned(suite, trace, meet=lambda reading: seen.update({reading.site: reading.preactivations()}))
     return seen, out
 
 

@@ -24,7 +24,7 @@ def preactivations(suite: Suite, trace: Trace, mode: Mode) -> dict[Site, torch.T
     found: dict[Site, torch.Tensor] = {}
     with torch.no_grad(), suite.inference():
         if mode == "pruned":
-            passes.pruned(suite, trace, observe=lambda site, alone, pre: found.update({site: pre.clone()}))
+            passes.pruned(suite, trace, meet=lambda reading: found.update({reading.site: reading.preactivations()}))
         for site, x in passes.true_inputs(suite, trace) if mode == "plain" else ():
             found[site] = suite[site].encoder.preactivations(suite[site].shift(x.flatten(0, 1)))
     return found

@@ -46,7 +46,7 @@ def test_the_best_token_of_every_feature_and_what_it_would_be_good_for(
     with torch.no_grad(), suite.inference():
         codes = suite(trace, mode=mode).codes
         if mode == "pruned":
-            passes.pruned(suite, trace, observe=lambda site, alone, pre: seen.update({site: pre}))
+            passes.pruned(suite, trace, meet=lambda reading: seen.update({reading.site: reading.preactivations()}))
         else:
             for site, x in passes.true_inputs(suite, trace):
                 seen[site] = suite[site].encoder.preactivations(suite[site].shift(x.flatten(0, 1)))
