@@ -40,7 +40,7 @@ class Contributions(Summing):
 
         def meet(reading: Reading) -> None:
             at = firing[reading.site]
-            for what, values in (("constant", reading.alone()), ("total", reading.preactivations())):
+            for what, values in zip(("constant", "total"), reading.alone_and_all(), strict=True):
                 self.add(f"{what}/{reading.site}", _by_feature(at, values[at.row, at.col]))
 
         suite(trace, meet=meet)

@@ -28,7 +28,7 @@ class Bypass(Observer):
         live = trace.live.flatten()
 
         def meet(reading: Reading) -> None:
-            site, parts = reading.site, [x[live].double() for x in (reading.alone(), reading.preactivations())]
+            site, parts = reading.site, [x[live].double() for x in reading.alone_and_all()]
             new = [torch.tensor(len(parts[0]))] + [x.sum(0) for x in parts] + [x.square().sum(0) for x in parts]
             before = self._sums.get(site)
             self._sums[site] = new if before is None else [a + b for a, b in zip(before, new, strict=True)]

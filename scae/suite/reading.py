@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from scae.core.typing import Float, Tensor
 from scae.dictionaries import Dictionary
-from scae.kernels import Arrivals
+from scae.kernels import Arrivals, arrive
 from scae.sites import Site
 
 
@@ -27,9 +27,10 @@ class Reading(NamedTuple):
         """All of them at once."""
         return self.dictionary.encoder.preactivations(self.shifted, self.arrivals())
 
-    def alone(self) -> Float[Tensor, "token feature"]:
-        """What they would be if nothing came along connections."""
-        return self.dictionary.encoder.preactivations(self.shifted)
+    def alone_and_all(self) -> tuple[Float[Tensor, "token feature"], Float[Tensor, "token feature"]]:
+        """What they would be if nothing came along connections, and what they are."""
+        alone, arrivals = self.dictionary.encoder.preactivations(self.shifted), self.arrivals()
+        return alone, alone if arrivals is None else alone + arrive(arrivals)
 
 
 Meet = Callable[[Reading], None]

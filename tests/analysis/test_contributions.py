@@ -103,7 +103,7 @@ def test_the_same_edges_from_both_ends(lm: LanguageModel, suite: Suite, trace: T
 def test_constants_are_means_over_firing_tokens(lm: LanguageModel, suite: Suite, trace: Trace) -> None:
     sums, out = summed(lm, suite, [trace]), suite(trace, mode="pruned")
     wanted: dict[Site, Any] = {}
-    suite(trace, meet=lambda r: wanted.update({r.site: (r.alone(), r.preactivations())}))
+    suite(trace, meet=lambda r: wanted.update({r.site: r.alone_and_all()}))
     for site in suite.sites:
         fires = out.codes[site].dense() > 0
         for (name, values), dense in zip(constants(site, sums).items(), wanted[site], strict=True):

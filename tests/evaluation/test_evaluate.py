@@ -217,7 +217,7 @@ def test_bypass_share_is_a_ratio_of_variances(gpt2: LanguageModel, make_suite: M
     seen: dict[Site, list[tuple[torch.Tensor, torch.Tensor]]] = {site: [] for site in suite.sites}
     for trace in batches(gpt2, [1] * 6)():
         at = trace.live.flatten()
-        suite(trace, meet=lambda r, at=at: seen[r.site].append((r.alone()[at], r.preactivations()[at])))
+        suite(trace, meet=lambda r, at=at: seen[r.site].append(tuple(x[at] for x in r.alone_and_all())))
     shares = bypass_share(Arm("pruned", suite, "pruned"), batches(gpt2, [4, 2])())
     assert len(shares) == len(suite.sites)
     for site, pairs in seen.items():

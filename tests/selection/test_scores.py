@@ -15,7 +15,7 @@ from scae.lm import LanguageModel, Trace
 from scae.selection import Record, Sample, mean_contributions, record
 from scae.selection.contributions import chunks
 from scae.sites import Site
-from scae.suite import Suite, passes
+from scae.suite import Reading, Suite
 
 WEIGHTINGS: tuple[Any, ...] = ("all", "firing", "activation")
 SILENT = 2  # of the first, second and last site, this feature never fires
@@ -128,9 +128,12 @@ def test_contributions_and_base_add_up_to_the_preactivation(
     codes, weights = [], {site: [] for site in suite.sites}
     for trace in traces:
         live = trace.live.flatten()
-        out = passes.pruned(
-            suite, trace, meet=lambda r, live=live: arrived[r.site].append((r.preactivations() - r.alone())[live])
-        )
+
+        def meet(reading: Reading, live: torch.Tensor = live) -> None:
+            alone, whole = reading.alone_and_all()
+            arrived[reading.site].append((whole - alone)[live])
+
+        out = suite(trace, meet=meet)
         codes.append(out.codes)
         for site in suite.sites:
             weights[site].append(out.codes[site].dense().detach()[live])

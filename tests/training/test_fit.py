@@ -138,6 +138,21 @@ def run(
     )
 
 
+def finetune(
+    suite: Suite, windows: TokenWindows, folder: Path, callback: Callback, accumulate: int, module: type[SuiteTraining]
+) -> None:
+    run(
+        suite,
+        windows,
+        folder,
+        loss=objective(),
+        mode="pruned",
+        accumulate=accumulate,
+        module=module,
+        callbacks=[callback],
+    )
+
+
 def state(suite: Suite) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in suite.state_dict().items()}
 

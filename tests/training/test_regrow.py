@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_fit
 import torch
-from test_fit import Interrupted, between_steps, objective, state, training
+from test_fit import Interrupted, between_steps, finetune, objective, state, training
 
 from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import Regrow
@@ -189,16 +188,7 @@ def run(
 ) -> list[int]:
     regrow = Regrow(**({"every": 4, "share": 0.5, "until": 0.9, "batches": 2} | changes))
     regrowth = Watched(suite, objective(), regrow, steps=training().steps, chunk_mb=1)
-    test_fit.run(
-        suite,
-        windows,
-        folder,
-        loss=objective(),
-        mode="pruned",
-        accumulate=accumulate,
-        module=module,
-        callbacks=[regrowth],
-    )
+    finetune(suite, windows, folder, regrowth, accumulate, module)
     return regrowth.moved
 
 

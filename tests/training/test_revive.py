@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_fit
 import torch
-from test_fit import Interrupted, between_steps, objective, state, training
+from test_fit import Interrupted, between_steps, finetune, state, training
+from test_refit import preactivations
 
 from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import Revive
 from scae.data import TokenWindows
 from scae.lm import LanguageModel, Trace
-from scae.sites import Site
-from scae.suite import Mode, Suite, passes
+from scae.suite import Mode, Suite
 from scae.training import Revival, SuiteTraining
 from scae.training.revive import Best, look
 
@@ -42,14 +41,9 @@ def test_the_best_token_of_every_feature_and_what_it_would_be_good_for(
 ) -> None:
     suite = silenced(lm, make_suite, ragged, activation)
     out, best = look(suite, trace, mode)
-    seen: dict[Site, torch.Tensor] = {}
+    seen = preactivations(suite, trace, mode)
     with torch.no_grad(), suite.inference():
         codes = suite(trace, mode=mode).codes
-        if mode == "pruned":
-            passes.pruned(suite, trace, meet=lambda reading: seen.update({reading.site: reading.preactivations()}))
-        else:
-            for site, x in passes.true_inputs(suite, trace):
-                seen[site] = suite[site].encoder.preactivations(suite[site].shift(x.flatten(0, 1)))
     for site in suite.sites:
         dictionary, found = suite[site], best[site]
         active = codes[site].dense() > 0
@@ -82,16 +76,7 @@ def run(
 ) -> None:
     revive = Revive(**({"every": 4, "after": 30, "until": 0.9} | changes))
     revival = Revival(suite, revive, steps=training().steps)
-    test_fit.run(
-        suite,
-        windows,
-        folder,
-        loss=objective(),
-        mode="pruned",
-        accumulate=accumulate,
-        module=module,
-        callbacks=[revival],
-    )
+    finetune(suite, windows, folder, revival, accumulate, module)
 
 
 def test_silent_features_fire_again(
