@@ -32,7 +32,7 @@ def block(section: str, language: str) -> str:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     for name in ("scae", "conf"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc"))  # with compiled kernels
     shutil.copy(ROOT / "train.py", tmp_path)
     return tmp_path
 

@@ -19,13 +19,15 @@ SMALL = (
     "data.max_tokens=30000",
     "connectivity.C=8",
     "connectivity.tokens=1024",
-    "pretrain.steps=12",
-    "finetune.steps=8",
+    "pretrain.steps=8",
+    "sae.bound.tokens=2048",
+    "finetune.refit.tokens=512",
+    "finetune.steps=6",
     "finetune.regrow.every=2",
     "evaluation.tokens=1024",
     "evaluation.batch_size=8",
-    "analysis.edges=4",
-    "analysis.prompts=2",
+    "analysis.edges=2",
+    "analysis.prompts=1",
 )
 
 

@@ -21,6 +21,7 @@ from scae.training.devices import accelerator
 from scae.training.finite import Finite
 from scae.training.history import Csv, History, TensorBoard, Wandb, Writer
 from scae.training.progress import Progress
+from scae.training.steps import ends_step
 from scae.training.validation import Validate
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class WholeSteps(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         batch_idx = kwargs["batch_idx"] if "batch_idx" in kwargs else args[3]
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not ends_step(trainer, batch_idx):
             return
         signum = signal_asked()
         if trainer.world_size > 1:  # all processes stop at the same step

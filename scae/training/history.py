@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import lightning
 
+from scae.training.steps import ends_step
+
 Row = dict[str, float | int]
 """The last known value of every metric, by name; `step` counts optimiser steps from 0."""
 
@@ -44,8 +46,8 @@ class History(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        ends_step, done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0, trainer.global_step
-        if self.writer is not None and ends_step and (done % self.every == 0 or self.also(done)):
+        done = trainer.global_step
+        if self.writer is not None and ends_step(trainer, batch_idx) and (done % self.every == 0 or self.also(done)):
             self._update(trainer)
             self.rows.append({"step": done - 1} | self.latest)
             self.writer.write(self.rows[-1])

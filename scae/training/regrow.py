@@ -34,6 +34,7 @@ from scae.selection import Record, Sample, Traces, summed_contributions
 from scae.selection.contributions import chunks
 from scae.sites import Site
 from scae.suite import Suite
+from scae.training.steps import ends_step
 
 Reduce = Callable[[Tensor], Tensor]
 """The sum over the processes of a distributed run."""
@@ -51,9 +52,8 @@ class Regrowth(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        within_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches
-        if within_a_step or self.config.every is None or step % self.config.every or step >= self.last:
+        step, every = trainer.global_step, self.config.every
+        if not ends_step(trainer, batch_idx) or every is None or step % every or step >= self.last:
             return
         before = self.suite.connections
         with pl_module.evaluated():

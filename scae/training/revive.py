@@ -27,6 +27,7 @@ from scae.dictionaries.encoder import Encoder
 from scae.lm import Trace
 from scae.sites import Site
 from scae.suite import Mode, Reading, Suite, SuiteOutput
+from scae.training.steps import ends_step
 
 ABOVE = 1e-4  # in the unit of pre-activations: an equal one would not be sure of its place
 
@@ -44,7 +45,7 @@ class Revival(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step, every = trainer.global_step, self.config.every
-        if (batch_idx + 1) % trainer.accumulate_grad_batches or every is None or step % every or step > self.last:
+        if not ends_step(trainer, batch_idx) or every is None or step % every or step > self.last:
             return
         trace = pl_module.trace(batch)
         out, best = look(self.suite, trace, pl_module.mode)

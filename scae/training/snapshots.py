@@ -11,6 +11,7 @@ import lightning
 
 from scae.suite import Suite
 from scae.suite.files import save
+from scae.training.steps import ends_step
 
 FOLDER = "steps"
 
@@ -32,8 +33,8 @@ class Snapshots(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        within_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches
-        if within_a_step or trainer.global_step % self.every or not trainer.is_global_zero:
+        due = ends_step(trainer, batch_idx) and trainer.global_step % self.every == 0
+        if not due or not trainer.is_global_zero:
             return
         here = self.folder / FOLDER / f"{trainer.global_step:06d}"
         here.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ from scae.lm import Trace
 from scae.objectives import LossOutput
 from scae.sites import Site
 from scae.suite import Suite, SuiteOutput
+from scae.training.steps import ends_step
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,7 @@ class Validate(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        within_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches
-        if within_a_step or not self.falls_on(trainer.global_step, trainer.max_steps):
+        if not ends_step(trainer, batch_idx) or not self.falls_on(trainer.global_step, trainer.max_steps):
             return
         with pl_module.evaluated():
             found = self.measure(pl_module, rank=trainer.global_rank, world_size=trainer.world_size)

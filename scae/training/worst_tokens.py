@@ -18,6 +18,7 @@ import torch
 from scae.core.typing import Float, Live, Tensor
 from scae.lm import LanguageModel, Trace
 from scae.suite import SuiteOutput
+from scae.training.steps import ends_step
 
 log = logging.getLogger(__name__)
 WORST = 0.001
@@ -101,8 +102,8 @@ def share_of_worst(each: Float[Tensor, " token"]) -> Float[Tensor, ""]:
 
 def _is_logged(trainer: Any) -> bool:
     """Whether Lightning writes the metrics of this micro-step: it ends an optimiser step, and not every one is."""
-    ends_step = (trainer.fit_loop.epoch_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
-    return ends_step and (trainer.global_step + 1) % trainer.log_every_n_steps == 0
+    ends = ends_step(trainer, trainer.fit_loop.epoch_loop.batch_idx)
+    return ends and (trainer.global_step + 1) % trainer.log_every_n_steps == 0
 
 
 def _gradient(out: SuiteOutput) -> list[Owned]:

@@ -35,7 +35,7 @@ def dense(analysis: Analysis, site: str) -> np.ndarray:
 
 def test_neighbours_clusters_interventions(lm: LanguageModel, connected: Suite, looker: Make) -> None:
     looking = looker(lm, connected)
-    metrics = analyze(looking, Wanted(examples=2, neighbours=3, edges=8, prompts=4, seed=0))
+    metrics = analyze(looking, Wanted(examples=2, neighbours=3, edges=4, prompts=2, seed=0))
     analysis = Analysis(looking.folder)
     names = list(analysis.site_names)
     fires = {site: dense(analysis, site) > 0 for site in analysis.sites}
@@ -79,7 +79,7 @@ def test_neighbours_clusters_interventions(lm: LanguageModel, connected: Suite, 
     overall = analysis.summary["faithfulness_by_distance"]["all"]
     assert metrics["analysis/faithfulness/rank"] == overall["rank"]
     assert metrics["analysis/scalar_random/log_area"] == curves["random"]["log_area"]
-    assert analysis.summary["explained"]["prompts"] == 4
+    assert analysis.summary["explained"]["prompts"] == 2
     assert metrics["analysis/explained/completeness"] == analysis.summary["explained"]["completeness"]
     assert "analysis/explained_random/strict_replacement" in metrics
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from edge_lists import every_pair
+from observing import observed
 from pruned_suites import Make, Ragged, pruned_suite
 
 from scae.attribution import KINDS, Exact, Nodes, exact
@@ -37,8 +38,7 @@ def edges(graph: Exact) -> dict[tuple[Any, ...], float]:
 
 
 def test_edges_into_a_feature_sum_to_its_preactivation(suite: Suite, one: Trace, graph: Exact) -> None:
-    seen: dict[Site, torch.Tensor] = {}
-    out = passes.pruned(suite, one, meet=lambda reading: seen.update({reading.site: reading.preactivations()}))
+    seen, out = observed(suite, one)
     found, total, n_active = graph.nodes, sums(graph), 0
     for number in of(found, "feature"):
         node = found[number]

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from observing import observed
 from pruned_suites import Make, Ragged, pruned_suite
 
 from scae.attribution import Exact, exact
@@ -50,9 +51,8 @@ def forced(suite: Suite, codes: dict[Site, SparseCode]) -> Iterator[None]:
 
 def preactivations(suite: Suite, trace: Trace) -> tuple[dict[Site, torch.Tensor], torch.Tensor]:
     """Of every feature, and the logits of the last position with the frozen final scale, in the pruned pass."""
-    seen: dict[Site, torch.Tensor] = {}
     with torch.no_grad():
-        out = passes.pruned(suite, trace, meet=lambda reading: seen.update({reading.site: reading.preactivations()}))
+        seen, out = observed(suite, trace)
     paths = suite.lm.paths
     if out.logits is not None:
         return seen, out.logits[0, -1]

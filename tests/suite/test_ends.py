@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from observing import observed
 
 from scae import kernels
 from scae.config import Connectivity
@@ -14,7 +15,7 @@ from scae.connections import Connections, Inputs
 from scae.lm import LanguageModel, Trace
 from scae.selection import choose
 from scae.sites import SINK, SOURCE, Site
-from scae.suite import Suite, SuiteOutput, files, passes
+from scae.suite import Suite, SuiteOutput, files
 
 Make = Callable[..., Suite]
 Ragged = Callable[..., Connections]
@@ -108,8 +109,7 @@ def test_logits_and_first_preactivations_are_the_formula(
     lm, layout, source = suite.lm, suite.layout, suite.source
     assert source is not None
     suite.connect(ragged(layout))
-    seen: dict[Site, torch.Tensor] = {}
-    out = passes.pruned(suite, trace, meet=lambda reading: seen.update({reading.site: reading.preactivations()}))
+    seen, out = observed(suite, trace)
     first = next(site for site in suite.sites if site.kind == "mlp" and layout.upstream(site)[0] == SOURCE)
     base = source.constant(trace)
     written = [(SOURCE, j, source.rows_written[j] - source.writes.centre) for j in range(source.n_features)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from edge_lists import every_pair
+from observing import observed
 
 from scae import kernels
 from scae.config import AuxK
@@ -15,7 +16,7 @@ from scae.connections import Connections, Inputs
 from scae.dictionaries import TopK
 from scae.lm import LanguageModel, Module, Trace
 from scae.sites import Site, in_order
-from scae.suite import Mode, Suite, SuiteOutput, passes
+from scae.suite import Mode, Suite, SuiteOutput
 
 MODES: tuple[Mode, ...] = ("plain", "spliced", "dense", "pruned")
 ACTIVATIONS = ("topk", "relu", "batchtopk", "jumprelu", "matryoshka", "groupmax", "gated")
@@ -246,8 +247,7 @@ def test_the_pruned_pass_is_the_formula(
 ) -> None:
     suite = make_suite(lm, n_features=6, sites=[site for site in all_sites(lm) if site not in missing])
     suite.connect(ragged(suite.layout))
-    seen: dict[Site, torch.Tensor] = {}
-    out = passes.pruned(suite, trace, meet=lambda reading: seen.update({reading.site: reading.preactivations()}))
+    seen, out = observed(suite, trace)
     expected, final = brute_force(architecture, suite, trace)
     live = trace.live.flatten()
     assert set(seen) == set(expected) == set(suite.sites)
@@ -270,12 +270,6 @@ def test_without_connections_only_the_base_is_read(lm: LanguageModel, trace: Tra
 
 
 # I4: no connection leaks
-
-
-def observed(suite: Suite, trace: Trace) -> tuple[dict[Site, torch.Tensor], SuiteOutput]:
-    seen: dict[Site, torch.Tensor] = {}
-    out = passes.pruned(suite, trace, meet=lambda reading: seen.update({reading.site: reading.preactivations()}))
-    return seen, out
 
 
 def shout(suite: Suite, site: Site, feature: int) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from observing import observed
 
 from scae.config import Refit
 from scae.lm import LanguageModel, Trace
@@ -17,17 +18,17 @@ RIDGE = 0.05
 
 
 def config(**changes: Any) -> Refit:
-    return Refit(**({"tokens": 1, "rounds": 1, "steps": 120, "ridge": RIDGE, "drawn": 0} | changes))
+    return Refit(**({"tokens": 1, "rounds": 1, "steps": 40, "ridge": RIDGE, "drawn": 0} | changes))
 
 
 def preactivations(suite: Suite, trace: Trace, mode: Mode) -> dict[Site, torch.Tensor]:
-    found: dict[Site, torch.Tensor] = {}
     with torch.no_grad(), suite.inference():
         if mode == "pruned":
-            passes.pruned(suite, trace, meet=lambda reading: found.update({reading.site: reading.preactivations()}))
-        for site, x in passes.true_inputs(suite, trace) if mode == "plain" else ():
-            found[site] = suite[site].encoder.preactivations(suite[site].shift(x.flatten(0, 1)))
-    return found
+            return observed(suite, trace)[0]
+        return {
+            site: suite[site].encoder.preactivations(suite[site].shift(x.flatten(0, 1)))
+            for site, x in passes.true_inputs(suite, trace)
+        }
 
 
 def fires(suite: Suite, site: Site, pre: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
