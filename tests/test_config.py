@@ -121,7 +121,7 @@ def _seconds(action: Callable[[], object]) -> float:
         ("sae.normalise=tokens", ["sae.normalise='tokens'", "'dataset', 'token' or 'none'", "did you mean `token`?"]),
         ("model.n_heads=3", ["model.n_heads=3", "model.d_model=64"]),
         ("pretrain.loss.recon.weight=0", ["pretrain.loss: every weight is 0", "logit_kl"]),
-        ("finetune.warmup=0.9", ["finetune.warmup=0.9 and finetune.decay=0.3"]),
+        ("finetune.warmup=0.9", ["finetune.warmup=0.9 and finetune.decay=0.7"]),
         ("trainer.devices=3", ["pretrain.batch_size=16", "trainer.devices=3", "finetune.batch_size=8"]),
         ("pretrain.validation.keep=best", ["pretrain.validation.keep=best", "pretrain.validation.every=STEPS"]),
         ("finetune.validation.patience=3", ["finetune.validation.patience=3", "finetune.validation.every=STEPS"]),

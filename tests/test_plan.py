@@ -106,6 +106,8 @@ def downstream_of(stage: str) -> set[str]:
         ("pretrain.lr_features=16384", "pretrain"),
         ("pretrain.lr_sites={0.attn: 0.5}", "pretrain"),
         ("finetune.lr_sites={0.attn: 0.5}", "finetune"),
+        ("finetune.settled.fvu=0.2", "finetune"),
+        ("finetune.settled.fvu=null", "finetune"),
         ("pretrain.decay_shape=cosine", "pretrain"),
         ("finetune.decay_to=0.1", "finetune"),
         ("finetune.stagger=3", "finetune"),

@@ -185,7 +185,17 @@ class Revive(Section):
     until: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the steps after which there are no more")
 
 
+class Settled(Section):
+    """Sites that the pass explains already, before its first step, and that learn slower."""
+
+    fvu: Annotated[Annotated[float, Field(gt=0)] | None, SWITCH] = Field(
+        description="a site with a smaller FVU has its rate multiplied by its share of this one; null: none has"
+    )
+    tokens: Positive = Field(description="training tokens that it is measured on")
+
+
 class Finetune(Training):
+    settled: Settled
     refit: Refit
     regrow: Regrow
     revive: Revive

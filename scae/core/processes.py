@@ -18,5 +18,13 @@ def averaged(value: Tensor) -> Tensor:
     return summed(value) / dist.get_world_size() if is_split() else value
 
 
+def of_the_first(value: float) -> float:
+    """What the first process has found, in all of them."""
+    box = [value]
+    if is_split():
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
 def is_split() -> bool:
     return dist.is_available() and dist.is_initialized()

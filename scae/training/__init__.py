@@ -7,6 +7,7 @@ from scae.training.module import SuiteTraining
 from scae.training.refit import refit
 from scae.training.regrow import Regrowth, moved_share
 from scae.training.revive import Revival
+from scae.training.settled import left_to_learn
 from scae.training.snapshots import Snapshots, snapshots
 from scae.training.start import bound_from_data, freeze, start_from_data
 from scae.training.validation import Validate
@@ -25,6 +26,7 @@ __all__ = [
     "firing_facts",
     "fit",
     "freeze",
+    "left_to_learn",
     "moved_share",
     "refit",
     "snapshots",

@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from scae.config import Training
-from scae.core.processes import averaged
+from scae.core.processes import averaged, of_the_first
 from scae.core.schedule import trapezoid
 from scae.lm import Trace
 from scae.objectives import LossOutput, Objective
@@ -132,6 +132,7 @@ class SuiteTraining(lightning.LightningModule):
         d_model = self.suite.lm.paths.d_model
         for number, site in enumerate(self.suite.sites):
             rate = self.config.rate(str(site), d_model=d_model, n_features=self.suite[site].n_features)
+            rate = of_the_first(rate)  # rounding must not make two processes differ
             for parameter, factor in self.suite[site].learned():
                 alike = rate * lr_factor * factor, self.config.begins(number)
                 groups.setdefault(alike, Group([], *alike)).parameters.append(parameter)

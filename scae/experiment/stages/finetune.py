@@ -8,7 +8,7 @@ from typing import Any
 from lightning import Callback
 
 from scae.artifacts.checkpoints import CHECKPOINT
-from scae.config import Config
+from scae.config import Config, Finetune
 from scae.data import count_aside
 from scae.experiment.plan import Finetuned
 from scae.experiment.suite_training import store, text_of, train
@@ -16,7 +16,7 @@ from scae.experiment.workshop import Workshop
 from scae.objectives import Objective
 from scae.selection import describe
 from scae.suite import Mode, Suite
-from scae.training import Regrowth, Revival, moved_share, refit
+from scae.training import Regrowth, Revival, left_to_learn, moved_share, refit
 
 log = logging.getLogger(__name__)
 
@@ -30,21 +30,24 @@ def make(workshop: Workshop, folder: Path, one: Finetuned, label: str) -> dict[s
     text = text_of(workshop, config.finetune, section="finetune", seed=config.seed + 1)
     if text.aside is not None:
         _say_what_pretraining_saw(config, len(text.aside))
-    if config.finetune.refit.tokens is not None and not (folder / CHECKPOINT).exists():
-        _refit(workshop, suite, one.mode, label, tokens=config.finetune.refit.tokens)
     callbacks: list[Callback] = []
     if config.finetune.revive.every is not None:
         callbacks.append(Revival(suite, config.finetune.revive, steps=config.finetune.steps))
     if one.regrow is not None:
         steps, chunk_mb = config.finetune.steps, config.connectivity.chunk_mb
         callbacks.append(Regrowth(suite, objective, one.regrow, steps=steps, chunk_mb=chunk_mb))
+    training = config.finetune
+    if training.settled.fvu is not None:
+        training = _slowed(workshop, suite, one.mode, label, training, fvu=training.settled.fvu)
+    if training.refit.tokens is not None and not (folder / CHECKPOINT).exists():
+        _refit(workshop, suite, one.mode, label, tokens=training.refit.tokens)
     selected = suite.connections
     facts = train(
         workshop,
         suite,
         objective,
         mode=one.mode,
-        training=config.finetune,
+        training=training,
         text=text,
         place=workshop.place(label, folder, section="finetune"),
         artifact=plan.finetune(one),
@@ -57,6 +60,18 @@ def make(workshop: Workshop, folder: Path, one: Finetuned, label: str) -> dict[s
         log.info("%s: %.1f %% of the connections are not among those selected", label, 100 * moved)
         facts["statistics"] |= describe(edges) | {"connectivity/regrown": moved}
     return facts
+
+
+def _slowed(workshop: Workshop, suite: Suite, mode: Mode, label: str, training: Finetune, *, fvu: float) -> Finetune:
+    (trace,) = workshop.sample(training.settled.tokens, at_once=True)
+    factors = left_to_learn(suite, trace, mode, fvu=fvu)
+    if factors:
+        slowest = min(factors, key=lambda site: factors[site])
+        message = "%s: %d of %d sites have an FVU below %g already and learn slower, %s at %.2g of the rate"
+        log.info(message, label, len(factors), len(suite.sites), fvu, slowest, factors[slowest])
+    own = training.lr_sites or {}
+    rates = {str(site): own.get(str(site), 1.0) * factors.get(site, 1.0) for site in suite.sites}
+    return training.model_copy(update={"lr_sites": rates})
 
 
 def _refit(workshop: Workshop, suite: Suite, mode: Mode, label: str, *, tokens: int) -> None:
