@@ -23,7 +23,8 @@ import torch
 
 from scae.analysis.clusters import cluster
 from scae.analysis.coactivation import coactive
-from scae.analysis.faithfulness import by_distance, by_pair, effects, overall
+from scae.analysis.faithfulness import effects
+from scae.analysis.foretold import by_distance, by_pair, overall
 from scae.analysis.prompts import explained
 from scae.analysis.scalar import scalar
 from scae.analysis.similarity import similar

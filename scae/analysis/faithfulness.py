@@ -20,15 +20,23 @@ One change a window, all downstream features of it at once: a run of the model s
 features have. Connections from the embedding and into the unembedding are left out.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
+from scae.analysis.foretold import Effects
+from scae.analysis.interventions import (
+    Change,
+    falling_into,
+    first_rows,
+    in_parts,
+    run_with,
+    windows_of,
+    written_by,
+)
 from scae.connections import Connections
 from scae.core.typing import Float, Int, Stream, Tensor
-from scae.kernels import SparseCode, Support
 from scae.lm import Module, Trace
 from scae.selection import Traces
 from scae.sites import Site
@@ -36,40 +44,6 @@ from scae.suite import Mode, Suite
 
 SHARE = 4  # of the edges wanted a pair of sites, one upstream feature for so many
 RUN = 4096  # tokens that the changed model runs on at a time
-
-
-@dataclass(frozen=True)
-class Effects:
-    """What changing features of `up` did to features of `down`, an edge and a token at a time.
-
-    distance: levels of modules from the one to the other; 1: nothing between them; edges: how many different ones.
-    """
-
-    up: Site
-    down: Site
-    distance: int
-    edges: int
-    predicted: Float[Tensor, " effect"]
-    live: Float[Tensor, " effect"]
-    frozen: Float[Tensor, " effect"]
-
-
-def by_pair(found: Iterable[Effects]) -> list[dict[str, Any]]:
-    """A row for each pair of sites: how well its edges foretell what an intervention does. See `agreement`."""
-    return [{"up": str(one.up), "down": str(one.down)} | _row([one]) for one in found]
-
-
-def by_distance(found: Iterable[Effects]) -> list[dict[str, Any]]:
-    """The same, all pairs of one distance together."""
-    groups: dict[int, list[Effects]] = {}
-    for one in found:
-        groups.setdefault(one.distance, []).append(one)
-    return [_row(groups[distance]) for distance in sorted(groups)]
-
-
-def overall(found: Sequence[Effects]) -> dict[str, Any]:
-    """The same of all pairs together; empty where there is none."""
-    return {key: value for key, value in _row(found).items() if key != "distance"} if found else {}
 
 
 @torch.no_grad()
@@ -122,7 +96,7 @@ def effects(
         for trace in traces():
             codes = suite(trace, mode=mode).codes
             changes = [
-                _changes(codes[site], site, features[site], ranks[site], seen[site], step) for site in suite.sites
+                falling_into(codes[site], site, features[site], ranks[site], seen[site], step) for site in suite.sites
             ]
             _measure(suite, trace, [one for one in changes if len(one.token)], pairs, measured)
     empty = torch.zeros(0)
@@ -132,16 +106,6 @@ def effects(
         ))
         for pair, parts in zip(pairs, measured, strict=True)
     ]  # fmt: skip
-
-
-class Change(NamedTuple):
-    """Changes of features of one site: which of the features drawn, at which token of a batch, by how much."""
-
-    site: Site
-    drawn: Int[Tensor, " change"]
-    feature: Int[Tensor, " change"]
-    token: Int[Tensor, " change"]
-    size: Float[Tensor, " change"]
 
 
 class Pair(NamedTuple):
@@ -202,29 +166,6 @@ def _pair(
     return Pair(up, down_site, distance, ptr.to(device), down.to(device), (read * written).sum(-1))
 
 
-def _changes(
-    code: SparseCode,
-    site: Site,
-    features: Int[Tensor, " drawn"],
-    ranks: Int[Tensor, "drawn rank"],
-    seen: Int[Tensor, " feature"],
-    step: float,
-) -> Change:
-    """The changes that fall into this batch. seen: how often each feature has fired before it; updated."""
-    fires = code.value > 0
-    col, row, value = (x[fires].cpu() for x in (code.col, code.row, code.value))
-    order = torch.argsort(col, stable=True)
-    ptr = torch.cat([torch.zeros(1, dtype=torch.long), torch.bincount(col, minlength=len(seen)).cumsum(0)])
-    here = ranks - seen[features, None]
-    inside = (here >= 0) & (here < ptr.diff()[features, None])
-    drawn, which = inside.nonzero(as_tuple=True)
-    at = order[ptr[features[drawn]] + here[drawn, which]]
-    token, size = row[at], value[at] * step
-    seen += ptr.diff()
-    device = code.value.device
-    return Change(site, *(x.to(device) for x in (drawn, features[drawn], token, size)))
-
-
 def _measure(
     suite: Suite, trace: Trace, changes: Sequence[Change], pairs: Sequence[Pair], measured: list[list[Measured]]
 ) -> None:
@@ -232,18 +173,18 @@ def _measure(
     if not changes:
         return
     readers = list(dict.fromkeys(pair.down_site for pair in pairs))
-    before, wrote_before = _run(suite, trace, {}, readers)
+    before, wrote_before = run_with(suite, trace, {}, readers)
     movers = {site: suite.path(site).mover(trace, suite.reads(site).scale) for site in readers}
     n_pos = trace.tokens.shape[1]
-    for part in _parts(changes, max(1, RUN // n_pos)):
+    for part in in_parts(changes, max(1, RUN // n_pos)):
         windows = torch.cat([one.token // n_pos for one in part])
-        there = _rows(trace, windows)
-        starts = dict(zip((one.site for one in part), _starts(part), strict=True))
-        after, wrote = _run(suite, there, _added(suite, part, n_pos), readers)
+        there = windows_of(trace, windows)
+        starts = dict(zip((one.site for one in part), first_rows(part), strict=True))
+        after, wrote = run_with(suite, there, written_by(suite, part, n_pos), readers)
         by_site = {one.site: one for one in part}
         for site, stream in _moved(suite, readers, wrote, wrote_before, windows):
             path, unit = suite.path(site), suite.reads(site).scale
-            still = path.read(torch.zeros_like(stream[:1]), _rows(trace, windows[:1]))
+            still = path.read(torch.zeros_like(stream[:1]), windows_of(trace, windows[:1]))
             frozen = path.read(stream, there) - still
             for pair, into in zip(pairs, measured, strict=True):
                 if pair.down_site != site or pair.up not in by_site:
@@ -291,121 +232,3 @@ def _moved(
                 yield by_module[module], change
         for module in level:
             change = change + (wrote[module] - before[module][windows])
-
-
-Added = dict[Module, list[tuple[Int[Tensor, " row"], Int[Tensor, " row"], Float[Tensor, "row d_model"]]]]
-"""What is added to what modules write: at which rows and positions, and what."""
-
-
-def _added(suite: Suite, changes: Sequence[Change], n_pos: int) -> Added:
-    added: Added = {}
-    for one, start in zip(changes, _starts(changes), strict=True):
-        own = suite[one.site]
-        n = len(one.token)
-        code = SparseCode(
-            Support(torch.arange(n + 1, device=one.feature.device), one.feature, own.n_features), one.size
-        )
-        rows, pos = torch.arange(start, start + n, device=one.token.device), one.token % n_pos
-        written = [(one.site.module, own.decoder.without_bias(code) * own.writes.fixed)]
-        written += [(Module(layer, one.site.module.kind), more) for layer, more in own.beyond(code)]
-        for module, vectors in written:
-            added.setdefault(module, []).append((rows, pos, vectors))
-    return added
-
-
-def _run(
-    suite: Suite, trace: Trace, added: Added, readers: Sequence[Site]
-) -> tuple[dict[Site, Stream], dict[Module, Stream]]:
-    """What is read at the sites, and what modules write, in a live run with something added to what some write."""
-    read_at: dict[Site, Stream] = {}
-    by_module = {site.module: site for site in readers}
-
-    def put(module: Module, read: Stream | None, wrote: Stream) -> Stream:
-        if module in by_module:
-            read_at[by_module[module]] = wrote if read is None else read
-        if module in added:
-            wrote = wrote.clone()
-            for rows, pos, vectors in added[module]:
-                wrote[rows, pos] += vectors
-        return wrote
-
-    wrote = suite.lm.splice(trace, put, readers={site.module for site in readers if site.transcoder})
-    return read_at, wrote
-
-
-def _starts(changes: Sequence[Change]) -> list[int]:
-    starts = [0]
-    for one in changes:
-        starts.append(starts[-1] + len(one.token))
-    return starts[:-1]
-
-
-def _parts(changes: Sequence[Change], count: int) -> Iterator[list[Change]]:
-    """The changes, `count` at a time."""
-    part: list[Change] = []
-    room = count
-    for one in changes:
-        start = 0
-        while start < len(one.token):
-            stop = min(start + room, len(one.token))
-            part.append(Change(one.site, *(x[start:stop] for x in one[1:])))
-            room, start = room - (stop - start), stop
-            if not room:
-                yield part
-                part, room = [], count
-    if part:
-        yield part
-
-
-def _rows(trace: Trace, windows: Int[Tensor, " row"]) -> Trace:
-    """Some windows of a trace, any of them more than once."""
-    patterns = trace.patterns
-    return replace(
-        trace,
-        tokens=trace.tokens[windows],
-        live=trace.live[windows],
-        embed=trace.embed[windows],
-        outputs={},
-        scales={module: scale[windows] for module, scale in trace.scales.items()},
-        patterns=None if patterns is None else {layer: one[windows] for layer, one in patterns.items()},
-        documents=None if trace.documents is None else trace.documents[windows],
-    )
-
-
-def _row(found: Sequence[Effects]) -> dict[str, Any]:
-    predicted, live, frozen = (torch.cat([getattr(one, name) for one in found]) for name in Measured._fields)
-    row: dict[str, Any] = {"distance": found[0].distance, "edges": sum(one.edges for one in found)}
-    row |= {"effects": len(predicted)} | agreement(predicted, live)
-    row |= {f"frozen_{key}": value for key, value in agreement(predicted, frozen).items()}
-    return row | {"predicted_size": _mean(predicted.abs()), "live_size": _mean(live.abs())}
-
-
-def agreement(predicted: Float[Tensor, " effect"], found: Float[Tensor, " effect"]) -> dict[str, float | None]:
-    """rank: Spearman's correlation, ties sharing their mean rank; r2: 1 - sum (found - predicted)^2 / sum (found -
-    mean found)^2, of the prediction as it is and not of a line fitted to it; slope: sum found predicted / sum
-    predicted^2, of the line through 0; sign: share in which both have the same sign. None where it has no value."""
-    p, y = predicted.double(), found.double()
-    none: dict[str, float | None] = {"rank": None, "r2": None, "slope": None, "sign": None}
-    if len(p) < 3:
-        return none
-    variance, square = (y - y.mean()).square().sum(), p.square().sum()
-    if variance > 0:
-        none["r2"] = float(1 - (y - p).square().sum() / variance)
-    if square > 0:
-        none["slope"] = float((y * p).sum() / square)
-        none["sign"] = float((p.sign() == y.sign()).double().mean())
-    ours, theirs = (ranks - ranks.mean() for ranks in (_ranks(p), _ranks(y)))
-    spread = ours.norm() * theirs.norm()
-    if spread > 0:
-        none["rank"] = max(-1.0, min(1.0, float((ours * theirs).sum() / spread)))
-    return none
-
-
-def _ranks(values: Float[Tensor, " value"]) -> Float[Tensor, " value"]:
-    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[inverse]
-
-
-def _mean(values: Tensor) -> float | None:
-    return float(values.double().mean()) if len(values) else None

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from scae.analysis.faithfulness import agreement, by_distance, by_pair, effects
+from scae.analysis.faithfulness import effects
+from scae.analysis.foretold import agreement, by_distance, by_pair
 from scae.config import Connectivity
 from scae.connections import Connections, Inputs
 from scae.lm import LanguageModel, Module, Trace

@@ -12,7 +12,8 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "suite"))
 from test_units import in_other_units, opened
 
-from scae.analysis.faithfulness import by_pair, effects
+from scae.analysis.faithfulness import effects
+from scae.analysis.foretold import by_pair
 from scae.analysis.scalar import scalar
 from scae.analysis.similarity import similar
 
