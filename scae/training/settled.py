@@ -6,8 +6,9 @@ little for AuxK to call them. So the rate of a site is multiplied by
 
     min(1, FVU_i / settled.fvu), at least `LEAST`
 
-with FVU_i that of the pass that is trained, before its first step. Measured without it: the first sites of three
-models, which pruning takes nothing from, ended with more dead features than they began with, some with a larger FVU.
+with FVU_i that of the pass that is trained, before its rows are fitted (`refit`). Measured without it: the first sites
+of three models, which pruning takes nothing from, ended with more dead features than they began with, some with a
+larger FVU.
 """
 
 import torch

@@ -37,7 +37,7 @@ def make(workshop: Workshop, folder: Path, one: Finetuned, label: str) -> dict[s
         steps, chunk_mb = config.finetune.steps, config.connectivity.chunk_mb
         callbacks.append(Regrowth(suite, objective, one.regrow, steps=steps, chunk_mb=chunk_mb))
     training = config.finetune
-    if training.settled.fvu is not None:
+    if training.settled.fvu is not None:  # before rows are fitted: a run that resumes fits none, at the same rates
         training = _slowed(workshop, suite, one.mode, label, training, fvu=training.settled.fvu)
     if training.refit.tokens is not None and not (folder / CHECKPOINT).exists():
         _refit(workshop, suite, one.mode, label, tokens=training.refit.tokens)
