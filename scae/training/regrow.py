@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
@@ -27,13 +27,13 @@ import torch
 from scae.config import Regrow
 from scae.connections import Connections, Inputs
 from scae.core.typing import Bool, Float, Int, Tensor
-from scae.kernels import SparseCode
+from scae.kernels import Arrivals, SparseCode, arrived_by_edge
 from scae.lm import Trace
 from scae.objectives import Objective
 from scae.selection import Record, Sample, Traces, summed_contributions
 from scae.selection.contributions import chunks
 from scae.sites import Site
-from scae.suite import Suite
+from scae.suite import Reading, Suite
 from scae.training.steps import ends_step
 
 Reduce = Callable[[Tensor], Tensor]
@@ -90,9 +90,13 @@ class Regrowth(lightning.Callback):
 
 @dataclass(frozen=True)
 class Measured(Record):
-    """One batch of the pruned pass, and the gradient of the loss in its activations."""
+    """One batch of the pruned pass.
+
+    gradients: of the loss in the activations; does: of each connection, down by down, `sum_t f_i(t) c_ij(t)`.
+    """
 
     gradients: dict[Site, SparseCode]
+    does: dict[Site, Float[Tensor, " edge"]]
 
 
 def measure(suite: Suite, objective: Objective, traces: Traces, *, megabytes: int) -> Sample[Measured]:
@@ -102,8 +106,13 @@ def measure(suite: Suite, objective: Objective, traces: Traces, *, megabytes: in
     """
 
     def one(trace: Trace) -> Measured:
+        arrivals: dict[Site, Arrivals | None] = {}
+
+        def meet(reading: Reading) -> None:
+            arrivals[reading.site] = reading.arrivals()
+
         with torch.enable_grad():
-            out = suite(trace, mode="pruned", aux=objective.aux)
+            out = suite(trace, mode="pruned", aux=objective.aux, meet=meet)
             values = [code.value for code in out.codes.values()]
             loss = objective(out, trace, suite.lm.paths).total
             gradients = torch.autograd.grad(loss, values, materialize_grads=True)
@@ -115,6 +124,11 @@ def measure(suite: Suite, objective: Objective, traces: Traces, *, megabytes: in
             {
                 site: code.with_values(g * (code.value < suite[site].ceiling[code.col]))  # what is cut cannot grow
                 for (site, code), g in zip(out.codes.items(), gradients, strict=True)
+            },
+            {
+                site: arrived_by_edge(these, out.codes[site])[these.edges.to_down]
+                for site, these in arrivals.items()
+                if these is not None
             },
         )
 
@@ -134,13 +148,14 @@ def regrown(
         if not len(edges[site]):
             continue
         fired = reduce(torch.stack([one.codes[site].fired() for one in measured.records]).any(0).int()) > 0
+        does = reduce(torch.stack([one.does[site] for one in measured.records]).sum(0)).abs()
         downs, ups = [], []
         for rows in chunks(suite, site, chunk_mb, tokens=tokens):
-            does = reduce(_summed(suite, site, rows, measured, "codes")).abs()
-            helps = -reduce(_summed(suite, site, rows, measured, "gradients"))
-            connected = _connected(edges[site], rows, layout.n_upstream(site)).to(does.device)
+            helps = -reduce(slopes(suite, site, rows, measured))
+            connected = _connected(edges[site], rows, layout.n_upstream(site)).to(helps.device)
             most = (share * connected.sum(1)).ceil().long() * fired[rows]
-            down, up = swapped(does, helps, connected, most).nonzero(as_tuple=True)
+            inside = slice(int(edges[site].crow[rows.start]), int(edges[site].crow[rows.stop]))
+            down, up = swapped(does[inside], helps, connected, most).nonzero(as_tuple=True)
             downs.append(down.cpu() + rows.start)
             ups.append(up.cpu())
         inputs[site] = Inputs.from_pairs(torch.cat(downs), torch.cat(ups), layout.size(site))
@@ -148,14 +163,17 @@ def regrown(
 
 
 def swapped(
-    does: Float[Tensor, "down up"],
+    does: Float[Tensor, " edge"],
     helps: Float[Tensor, "down up"],
     connected: Bool[Tensor, "down up"],
     most: Int[Tensor, " down"],
 ) -> Bool[Tensor, "down up"]:
-    """Up to `most` connections of each row, those that do least, exchanged for those that help most, if they help."""
+    """Up to `most` connections of each row, those that do least, exchanged for those that help most, if they help.
+
+    does: of what is connected, row by row.
+    """
     down, up = connected.nonzero(as_tuple=True)
-    order = torch.argsort(does[down, up], stable=True)  # equal ones, such as those that do nothing, in order
+    order = torch.argsort(does, stable=True)  # equal ones, such as those that do nothing, in order
     order = order[torch.argsort(down[order], stable=True)]
     down, up = down[order], up[order]  # row by row, what does least first
     degree = connected.sum(1)
@@ -169,13 +187,9 @@ def swapped(
     return after
 
 
-def _summed(
-    suite: Suite, site: Site, rows: slice, measured: Sample[Measured], entries: Literal["codes", "gradients"]
-) -> Float[Tensor, "down up"]:
-    """The contributions to features of `site`, each token weighted by their activations there, or the gradients."""
-    return summed_contributions(
-        suite, site, rows, measured, lambda one: getattr(one, entries)[site].columns(rows).dense()
-    )
+def slopes(suite: Suite, site: Site, rows: slice, measured: Sample[Measured]) -> Float[Tensor, "down up"]:
+    """`sum_t dL/df_i(t) c_ij(t)`: of the loss, in the strength of every connection into `rows` of `site`."""
+    return summed_contributions(suite, site, rows, measured, lambda one: one.gradients[site].columns(rows).dense())
 
 
 def moved_share(before: Connections, after: Connections) -> float:

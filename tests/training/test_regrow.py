@@ -16,11 +16,11 @@ from scae.config import Regrow
 from scae.connections import Connections, Inputs
 from scae.data import TokenWindows
 from scae.lm import LanguageModel, Trace
-from scae.selection import Sample
+from scae.selection import Sample, summed_contributions
 from scae.sites import Site
 from scae.suite import Suite, passes
 from scae.training import Regrowth, SuiteTraining, moved_share
-from scae.training.regrow import Measured, _summed, measure, regrown, swapped
+from scae.training.regrow import Measured, measure, regrown, slopes, swapped
 
 Make = Callable[..., Any]
 
@@ -54,7 +54,7 @@ def test_what_does_least_goes_for_what_helps_most_if_it_helps() -> None:
     helps = torch.tensor([[9.0, 9.0, 9.0, 1.0, 2.0, -1.0]]).repeat(4, 1)
     connected = torch.tensor([[True, True, True, False, False, False]]).repeat(4, 1)
     connected[3] = torch.tensor([True, True, True, True, True, False])  # nothing that helps is left
-    after = swapped(does, helps, connected, torch.tensor([0, 1, 3, 3]))
+    after = swapped(does[connected], helps, connected, torch.tensor([0, 1, 3, 3]))
     expected = [[0, 1, 2], [0, 2, 4], [0, 3, 4], [0, 1, 2, 3, 4]]
     assert [row.nonzero()[:, 0].tolist() for row in after] == expected
 
@@ -62,7 +62,7 @@ def test_what_does_least_goes_for_what_helps_most_if_it_helps() -> None:
 def test_features_with_few_connections_or_all_of_them() -> None:
     values = torch.tensor([[1.0, 2.0, 3.0]]).repeat(3, 1)
     connected = torch.tensor([[False] * 3, [True] * 3, [True, False, False]])
-    after = swapped(values, values, connected, torch.tensor([0, 3, 1]))
+    after = swapped(values[connected], values, connected, torch.tensor([0, 3, 1]))
     assert after.tolist() == [[False] * 3, [True] * 3, [False, False, True]]
 
 
@@ -94,13 +94,13 @@ def loss_with(suite: Suite, trace: Trace, site: Site, down: int, up: int, streng
 def test_what_helps_is_the_slope_of_the_loss_in_the_strength_of_a_connection(suite: Suite, trace: Trace) -> None:
     suite.eval()
     site = suite.sites[-1]
-    slopes = _summed(suite, site, slice(0, suite.layout.size(site)), measured(suite, trace), "gradients")
-    large = slopes.abs() > slopes.abs().median()
+    slope = slopes(suite, site, slice(0, suite.layout.size(site)), measured(suite, trace))
+    large = slope.abs() > slope.abs().median()
     missing = (~mask(suite.connections, site) & large).nonzero()[::9].tolist()
     assert len(missing) > 5
     for down, up in missing:
         more, less = (loss_with(suite, trace, site, down, up, strength) for strength in (1e-6, -1e-6))
-        assert float(slopes[down, up]) == pytest.approx((more - less) / 2e-6, rel=1e-4, abs=1e-7)
+        assert float(slope[down, up]) == pytest.approx((more - less) / 2e-6, rel=1e-4, abs=1e-7)
 
 
 @pytest.mark.parametrize("share", [0.2, 1.0])
@@ -113,8 +113,8 @@ def test_a_round_keeps_the_number_and_moves_what_it_should(suite: Suite, trace: 
         if not suite.layout.n_upstream(site):
             continue
         rows = slice(0, suite.layout.size(site))
-        does = _summed(suite, site, rows, batches, "codes").abs()
-        helps = -_summed(suite, site, rows, batches, "gradients")
+        does = summed_contributions(suite, site, rows, batches, lambda one: one.codes[site].dense()).abs()  # noqa: B023
+        helps = -slopes(suite, site, rows, batches)
         old, new = mask(before, site), mask(after, site)
         assert torch.equal(old.sum(1), new.sum(1))
         for i, fires in enumerate(batches.records[0].codes[site].fired().tolist()):
