@@ -43,6 +43,7 @@ MICRO = (
     "model.batch_size=4",
     "l0=4",
     "connectivity.C=6",
+    "connectivity.spread=4",
     "connectivity.tokens=512",
     "sae.bound.tokens=1024",
     "finetune.refit.tokens=256",
