@@ -10,7 +10,8 @@ reconstruction by |D_i| score_ij: the square of the measure is the error that th
 site writes. It has no unit, so sites compare. Errors of different edges add up as if independent: an assumption.
 
 An error of a logit is no error of a site: connections into the sink (`sites.unembed`) are always shared out evenly.
-No feature gets fewer than C / spread connections or more than C x spread. Only these candidates are held.
+No feature gets fewer than C / spread connections, so none gets none, or more than C x spread. Only these candidates are
+held.
 """
 
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def even(candidates: dict[Site, Candidates]) -> Chosen:
 def by_score(
     candidates: dict[Site, Candidates], importance: dict[Site, Float[Tensor, " down"]], C: int, spread: int
 ) -> Chosen:
-    """The first C / spread of every feature, then the most important of all, as many as `even`; ties by order."""
+    """The first C / spread of every feature, then the most important of all, as many as `even` has; ties by order."""
     if not candidates:  # no site reads from another
         return {}
     total = sum(int(strongest(these, C).sum()) for these in candidates.values())
@@ -68,7 +69,7 @@ def by_score(
         [
             (these.score.double() * importance[site][:, None])
             .masked_fill(these.score == 0, -1.0)
-            .masked_fill(strongest(these, C // spread), torch.inf)
+            .masked_fill(strongest(these, -(-C // spread)), torch.inf)
             .flatten()
             for site, these in candidates.items()
         ]
