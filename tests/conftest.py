@@ -20,8 +20,28 @@ if not os.path.exists("/dev/nvidiactl"):
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+SHAPED = 3000  # calls of a test whose shapes are checked: a check takes longer than what many of the calls do
+_shaped = 0
 VOCAB, D_MODEL, POS = 40, 16, 7
 ARCHITECTURES = ("gpt2", "neox", "llama")
+
+
+def pytest_configure() -> None:
+    """Switch the checks of shapes off after `SHAPED` calls of a test: jaxtyping looks at its switch at every call."""
+    import jaxtyping
+
+    def off(config: Any) -> bool:
+        global _shaped
+        _shaped += 1
+        return _shaped > SHAPED
+
+    if not jaxtyping.config.jaxtyping_disable:
+        type(jaxtyping.config).jaxtyping_disable = property(off)
+
+
+def pytest_runtest_setup() -> None:
+    global _shaped
+    _shaped = 0
 
 
 def _hugging_face(architecture: str) -> Any:
