@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_experiment import Finished, copied_model, execute, finish, variation
+from experiments import Finished, copied_model, execute, finish, variation
 
 from scae.artifacts.inventory import inventory, unused
 from scae.core.failures import ArtifactError

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_experiment import SITES, Finished, alone, execute, finish, variation
+from experiments import SITES, Finished, alone, execute, finish, variation
 from test_runs import moved, record
 
 from scae.experiment.opened import open_run

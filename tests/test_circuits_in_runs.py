@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from attribution_graphs import SCHEMA, problems
-from test_experiment import ROOT, Finished, alone, execute, finish, made, variation
+from experiments import ROOT, Finished, alone, execute, finish, made, variation
 from test_runs import record
 
 from scae import open_run

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+from experiments import alone, configure, corpus, execute, python
 from hydra import compose, initialize_config_dir
-from test_experiment import alone, configure, corpus, execute, python
 
 from scae.command import values
 from scae.config import Config, parse

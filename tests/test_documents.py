@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from experiments import Finished, configure, execute, finish
 from safetensors.torch import load_file
-from test_experiment import Finished, configure, execute, finish
 
 from scae.artifacts import Artifact
 from scae.data import TokenWindows

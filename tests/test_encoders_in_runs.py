@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from experiments import Finished, execute, finish, untimed, variation
 from safetensors.torch import load_file
-from test_experiment import Finished, execute, finish, untimed, variation
 
 from scae.experiment.plan import Plan
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_experiment import ROOT, SITES, Finished, alone, execute, finish, made, untimed, variation
+from experiments import ROOT, SITES, Finished, alone, execute, finish, made, untimed, variation
 from test_runs import record
 
 from scae.evaluation import Arm, evaluate

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_experiment import MICRO, configure, corpus, execute
+from experiments import MICRO, configure, corpus, execute
 
 from scae.config import ConfigError
 from scae.experiment.plan import Plan

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from experiments import ROOT, Finished, execute, finish, variation
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from test_experiment import ROOT, Finished, execute, finish, variation
 
 from scae.data import heldout_batches, train_and_heldout
 from scae.evaluation import Arm, evaluate

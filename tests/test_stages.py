@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_experiment import Finished, execute, finish, variation
+from experiments import Finished, execute, finish, variation
 
 from scae.config import STAGES
 from scae.experiment import table

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from experiments import MICRO, ROOT, corpus
 from processes import LAUNCHER_VARIABLES
-from test_experiment import MICRO, ROOT, corpus
 
 STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 STOP_AT = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_experiment import Finished, configure, copied_model, execute, finish
+from experiments import Finished, configure, copied_model, execute, finish
 
 from scae.experiment.opened import load_suite
 from scae.experiment.plan import Plan

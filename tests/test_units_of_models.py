@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_experiment import configure, execute
+from experiments import configure, execute
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "../shared/data"

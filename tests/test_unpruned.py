@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_experiment import alone, configure, execute, python
+from experiments import alone, configure, execute, python
 
 from scae import open_run
 from scae.config import ConfigError

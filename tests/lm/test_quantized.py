@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from edge_lists import every_pair
-from test_experiment import MICRO, configure, corpus, execute
+from experiments import MICRO, configure, corpus, execute
 
 from scae.config import ConfigError
 from scae.core.typing import Tensor

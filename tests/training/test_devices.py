@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_experiment import configure
+from experiments import configure
 
 from scae.config import ConfigError, parse
 from scae.training.devices import accelerator, check_devices, device
