@@ -10,8 +10,7 @@ reconstruction by |D_i| score_ij: the square of the measure is the error that th
 site writes. It has no unit, so sites compare. Errors of different edges add up as if independent: an assumption.
 
 An error of a logit is no error of a site: connections into the sink (`sites.unembed`) are always shared out evenly.
-No feature gets fewer than C / spread connections, so none gets none, or more than C x spread. Only these candidates are
-held.
+A feature gets at least C / spread connections, so one or more, and at most C x spread. Only these candidates are held.
 """
 
 from dataclasses import dataclass
