@@ -1,7 +1,7 @@
 """From the plain values that Hydra composed to a checked `Config`."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -10,10 +10,7 @@ from scae.config.errors import cannot_run, explain
 from scae.config.model import TinyModel
 from scae.config.pruning import chosen_stages, unprunable
 from scae.config.rules import problems_of
-from scae.config.training import Training
 from scae.config.whole import Config
-
-AnyTraining = TypeVar("AnyTraining", bound=Training)
 
 
 def parse(values: Mapping[str, Any]) -> Config:
@@ -38,15 +35,8 @@ def settled(config: Config) -> Config:
             "data": _settled_data(config),
             "stages": chosen_stages(config),
             "optimized_metric": metric,
-            "pretrain": _with_optimizer(config.pretrain, config),
-            "finetune": _with_optimizer(config.finetune, config),
         }
     )
-
-
-def _with_optimizer(training: AnyTraining, config: Config) -> AnyTraining:
-    """A stage with the optimiser that it is trained by, wherever the user has said so."""
-    return training.model_copy(update={"optimizer": training.optimizer or config.optimizer})
 
 
 def _settled_data(config: Config) -> AnyData:

@@ -40,9 +40,7 @@ class Training(Section):
     stagger: Annotated[Positive | None, Neutral(None)] = Field(
         description="steps by which each site begins to learn later than the one before it; null: all at once"
     )
-    optimizer: Annotated[AnyOptimizer | None, Neutral(None)] = Field(
-        description="null: the one of the group `optimizer`"
-    )
+    optimizer: AnyOptimizer
     unit_norm: bool = Field(description="keep decoder rows at norm 1, projecting their gradients")
 
     def rate(self, site: str, *, d_model: int, n_features: int) -> float:
@@ -66,8 +64,7 @@ class Training(Section):
     def problems(self, key: str) -> Iterator[str]:
         yield from schedule_problems(key, self.warmup, self.decay)
         yield from decay_problems(key, self.decay, self.decay_shape, self.decay_to)
-        if self.optimizer is not None:
-            yield from self.optimizer.problems(f"{key}.optimizer")
+        yield from self.optimizer.problems(f"{key}.optimizer")
 
     def site_problems(self, key: str, sites: Sites, n_layers: int) -> Iterator[str]:
         """What does not fit a suite of these sites in a model of so many layers."""

@@ -12,7 +12,6 @@ from scae.config.evaluation import Evaluation
 from scae.config.logger import Logger
 from scae.config.loss import Loss
 from scae.config.model import AnyModel
-from scae.config.optimizer import AnyOptimizer
 from scae.config.sae import AnySae
 from scae.config.section import Positive, Section, Text, distinct
 from scae.config.sites import Sites
@@ -43,7 +42,6 @@ class Config(Section):
     )
     sae: AnySae
     connectivity: Connectivity
-    optimizer: AnyOptimizer = Field(description="of pretrain and finetune, where these have none of their own")
     pretrain: Pretrain
     finetune: Finetune
     loss: Loss

@@ -110,7 +110,6 @@ class SuiteTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.config
-        assert config.optimizer is not None, "the configuration was not parsed"
         self.learner = create(config.optimizer, self._groups(config.optimizer.lr_factor))
         optimizer = self.learner.optimizer
         factor = partial(
