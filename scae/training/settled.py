@@ -1,8 +1,8 @@
 """Sites that a pass explains already learn slowly.
 
-Adam's steps are as long at every site, however little is left to learn there. Where there is next to no error they
-carry rows away and bring them back, and features that fall silent on the way stay so: what they would explain is too
-little for AuxK to call them. So the rate of a site is multiplied by
+Steps of Adam and of Muon are as long at every site, however little is left to learn there. Where there is next to no
+error they carry rows away and bring them back, and features that fall silent on the way stay so: what they would
+explain is too little for AuxK to call them. So the rate of a site is multiplied by
 
     min(1, FVU_i / settled.fvu), at least `LEAST`
 

@@ -113,7 +113,7 @@ def test_a_round_keeps_the_number_and_moves_what_it_should(suite: Suite, trace: 
         if not suite.layout.n_upstream(site):
             continue
         rows = slice(0, suite.layout.size(site))
-        does = summed_contributions(suite, site, rows, batches, lambda one: one.codes[site].dense()).abs()  # noqa: B023
+        does = summed_contributions(suite, site, rows, batches, lambda one, at=site: one.codes[at].dense()).abs()
         helps = -slopes(suite, site, rows, batches)
         old, new = mask(before, site), mask(after, site)
         assert torch.equal(old.sum(1), new.sum(1))
