@@ -94,6 +94,7 @@ def refusal(run: Run, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
         ),
         ("sae.auxk.weight=0", ["sae.auxk.weight: no such key", "allowed in sae.auxk: k, dead_after"]),
         ("sae=null", ["sae=null"]),
+        ("optimizer=muon", ["'optimizer'", "optimizer@finetune.optimizer, optimizer@pretrain.optimizer?"]),
         ("sae.k=1,2", ["--multirun"]),
         ("hydra.run.dri=x", ["did you mean `hydra.run.dir`?"]),
         ("--config-name=trian", ["trian"]),
@@ -105,6 +106,7 @@ def test_what_hydra_refuses(
     message = refusal(run, capsys, argument)
     for part in told:
         assert part in message
+    assert "To append" not in message
     assert not (tmp_path / "out").exists()
 
 

@@ -68,7 +68,9 @@ def _composition_message(error: CompactHydraException) -> str:
         override = shortened(str(error).removeprefix("Error merging override "))
         needed = "a list where a list stands, a section where a section stands; every ${ closed by }"
         return str(cannot_run([f"{override}: {first_line(cause)}; needed: {needed}"]))
-    return "\n".join(str(part) for part in (error, cause) if part is not None and str(part)) or type(error).__name__
+    lines = "\n".join(str(part) for part in (error, cause) if part is not None).splitlines()
+    told = [line for line in lines if line and not line.startswith("To append to your default list")]
+    return "\n".join(told) or type(error).__name__
 
 
 def first_line(error: Exception) -> str:
