@@ -440,6 +440,7 @@ def test_help_and_cfg(tmp_path: Path) -> None:
     assert told.returncode == 0
     for part in (
         "connectivity: all, contribution",
+        "optimizer@pretrain.optimizer=OPTION, optimizer@finetune.optimizer=OPTION",
         "python train.py -m connectivity.C=4,16,64,256",
         "optimized_metric",
     ):
