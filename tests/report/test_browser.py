@@ -51,14 +51,18 @@ def _graph() -> dict[str, Any]:
 
 
 def ready(page: Any, fragment: str) -> None:
-    page.wait_for_function("(fragment) => document.body.dataset.ready === fragment", arg=fragment)
+    """Waits until the page shows what the address names, and every link to a feature says the feature's name."""
+    page.wait_for_function(
+        "(fragment) => document.body.dataset.ready === fragment && !document.querySelector('a.ref .name:empty')",
+        arg=fragment,
+    )
 
 
 def test_from_the_report_to_a_feature_to_another_and_back(window: Callable[..., Window], run: Path) -> None:
     page = window().open(run / "report.html")
     page.click(".bar nav a:text('Features')")
     page.locator(".side select").first.select_option(label="1.mlp")
-    page.locator(".list-row[href$='/17']").click()
+    page.locator(".list-row[href='#1.mlp/17']").click()
     ready(page, "#1.mlp/17")
     assert "seventeen <script>" in page.locator("main h1").inner_text()
     before = page.locator("main").inner_text()
@@ -72,6 +76,19 @@ def test_from_the_report_to_a_feature_to_another_and_back(window: Callable[..., 
     assert page.locator("main").inner_text() == before
     page.click(".bar .name")
     page.wait_for_selector("main h1:text('Run run')")
+
+
+def test_a_row_that_is_pressed_while_the_list_is_drawn_again_is_followed(
+    window: Callable[..., Window], run: Path
+) -> None:
+    page = window().open(run / "features.html", "#1.mlp")
+    ready(page, "#1.mlp")
+    page.hover(".list-row[href='#1.mlp/5']")
+    page.mouse.down()
+    page.evaluate("list.draw()")
+    page.mouse.up()
+    ready(page, "#1.mlp/5")
+    assert page.locator(".list-row[aria-current]").get_attribute("href") == "#1.mlp/5"
 
 
 def test_from_the_report_to_a_circuit_to_a_feature_and_back(window: Callable[..., Window], run: Path) -> None:

@@ -106,7 +106,7 @@ function feature_link(site, feature, text) {
   }
   const name = h("span", { class: "name muted", dir: "auto" });
   index_of(site).then((index) => {
-    name.textContent = index.name(feature);
+    name.textContent = index.name(feature) || STATES[index.state[feature]]?.[0] || "–";
     name.classList.toggle("mono", !(feature in index.labels));
   });
   return h("a", { class: "ref", href: address(site, feature) }, h("span", { class: "at" }, at), name);

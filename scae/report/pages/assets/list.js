@@ -17,6 +17,7 @@ class FeatureList {
     this.found = [];
     this.sort = { key: "feature", up: true };
     this.current = null;
+    this.drawn = new Map(); // place in this.found -> its row in the page
     this.site = h("select", { "aria-label": "Site", onchange: () => onsite(this.site.value) });
     this.search = h("input", { type: "search", placeholder: "Search labels, tokens, numbers", "aria-label": "Search features", spellcheck: "false", autocomplete: "off", oninput: () => this.filter() });
     this.state = h("select", { "aria-label": "State", onchange: () => this.filter() },
@@ -80,27 +81,36 @@ class FeatureList {
     this.count.textContent = this.found.length === this.rows.length ? `${all} features` : `${this.found.length.toLocaleString("en")} of ${all} features`;
     this.canvas.style.height = `${this.found.length * ROW}px`;
     this.box.scrollTop = 0;
+    this.table.setAttribute("aria-rowcount", this.found.length);
+    this.canvas.replaceChildren();
+    this.drawn.clear();
     this.reveal();
-    this.draw(true);
+    this.draw();
   }
 
+  /** A row that stays in sight stays the same element: a click on it counts only if it is not replaced under the pointer. */
   draw() {
     const first = Math.max(0, Math.floor(this.box.scrollTop / ROW) - 8);
     const last = Math.min(this.found.length, first + Math.ceil(this.box.clientHeight / ROW) + 16);
-    const rows = [];
-    for (let i = first; i < last; i++) rows.push(this.row(this.found[i], i));
-    this.canvas.replaceChildren(...rows);
-    this.table.setAttribute("aria-rowcount", this.found.length);
+    const current = this.place();
+    const rows = new Map();
+    for (let i = last - 1, next = null; i >= first; i--) {
+      const row = this.drawn.get(i) ?? this.canvas.insertBefore(this.row(this.found[i], i), next);
+      if (i === current) row.setAttribute("aria-current", "true");
+      else row.removeAttribute("aria-current");
+      rows.set(i, row);
+      next = row;
+    }
+    for (const [i, row] of this.drawn) if (!rows.has(i)) row.remove();
+    this.drawn = rows;
   }
 
   row(row, i) {
-    const current = this.current && row.site === this.current.site && row.feature === this.current.feature;
     const state = STATES[row.state] ?? STATES[0];
     const name = row.state && !row.name ? h("em", { class: "muted", title: state[1] }, state[0])
       : [h("span", { class: row.labelled ? "" : "mono", dir: "auto" }, row.name || "–"), row.state ? h("em", { class: "muted", title: state[1] }, ` ${state[0]}`) : null];
     return h("a", {
-      class: "list-row", role: "row", href: address(row.site, row.feature), "aria-current": current ? "true" : null,
-      "aria-rowindex": i + 1, style: { top: `${i * ROW}px` },
+      class: "list-row", role: "row", href: address(row.site, row.feature), "aria-rowindex": i + 1, style: { top: `${i * ROW}px` },
     },
     h("span", { class: "cell feature", role: "cell" }, this.several ? `${site_name(row.site)}/${row.feature}` : row.feature),
     h("span", { class: "cell name", role: "cell", title: row.name }, name),
