@@ -27,6 +27,7 @@ from scae.lm import LanguageModel
 from scae.suite import Suite
 from scae.training import SuiteTraining
 from scae.training.optimizers import KINDS, Group, Learner, create
+from scae.training.optimizers.muon import orthogonal
 
 Make = Callable[..., Any]
 CONFIGS: dict[str, AnyOptimizer] = {
@@ -105,25 +106,68 @@ def test_a_step_is_that_of_the_equations(kind: str) -> None:
 
 
 def test_muon_takes_the_matrices_and_adam_the_rest() -> None:
-    """As two optimisers of torch would, side by side; and a state that is loaded half-way is the same state."""
+    """As two optimisers side by side; and a state that is loaded half-way is the same state."""
     part, twin, third = Part(), Part(), Part()
     learner, other = learner_of("muon", part), learner_of("muon", third)
-    muon = torch.optim.Muon([twin.W], lr=LR, momentum=0.9, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.Adam([twin.b], lr=LR, betas=(0.8, 0.99), eps=1e-6, fused=True)
+    mean = torch.zeros_like(twin.W)
     for step in range(6):
-        muon.zero_grad()
         adam.zero_grad()
+        twin.W.grad = None
         twin.loss(step).backward()
-        muon.step()
         adam.step()
+        mean = 0.9 * mean + 0.1 * twin.W.grad
+        X = 0.1 * twin.W.grad + 0.9 * mean
+        X /= X.norm()
+        for _ in range(5):
+            square = X @ X.T
+            X = (3.4445 * torch.eye(6, dtype=torch.float64) - 4.7750 * square + 2.0315 * square @ square) @ X
+        twin.W.data -= 0.2 * LR * 6**0.5 * X
     learn(part, learner, range(3))
     third.load_state_dict(part.state_dict())
     other.optimizer.load_state_dict(copy.deepcopy(learner.optimizer.state_dict()))
     learn(part, learner, range(3, 6))
     learn(third, other, range(3, 6))
     for ours, loaded, theirs in zip(part.parameters(), third.parameters(), twin.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-        assert torch.equal(loaded, theirs)
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        assert torch.equal(loaded, ours)
+
+
+def test_muon_is_that_of_torch_but_for_its_bfloat16() -> None:
+    part, twin = Part(), Part()
+    learn(part, learner_of("muon", part), range(1))
+    muon = torch.optim.Muon([twin.W], lr=LR, momentum=0.9, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    twin.loss(0).backward()
+    muon.step()
+    steps = [one.W.detach() - Part().W.detach() for one in (part, twin)]
+    assert (steps[0] - steps[1]).norm() < 0.05 * steps[1].norm()
+
+
+@given(shape=st.sampled_from([(5, 5), (4, 11), (11, 4)]), seed=st.integers(0, 1000), power=st.integers(-60, 60))
+def test_a_step_of_muon_has_singular_values_near_one_and_no_unit(shape: tuple[int, int], seed: int, power: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (torch.linalg.qr(torch.randn(n, n, generator=generator))[0] for n in shape)
+    rank = min(shape)
+    values = torch.logspace(0, -1.5, rank)
+    matrix = (left[:, :rank] * values) @ right[:, :rank].T
+    found = orthogonal(matrix)
+    inside = left.T @ found @ right
+    left_over = inside[:rank, :rank].diagonal()
+    assert 0.65 < left_over.min() <= left_over.max() < 1.25
+    inside[:rank, :rank].diagonal().zero_()
+    assert inside.abs().max() < 1e-4
+    assert torch.equal(orthogonal(matrix * 2.0**power), found)
+    assert torch.equal(orthogonal(matrix.T), found.T) or shape[0] == shape[1]
+    assert torch.equal(orthogonal(torch.zeros(shape)), torch.zeros(shape))
+
+
+def test_the_last_bit_of_a_gradient_moves_the_last_digits_of_a_step_of_muon() -> None:
+    """Another number of devices changes no more of a gradient than that."""
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(64, 16, generator=generator) * torch.logspace(0, -3, 16)
+    other = gradient * (1 + 1e-6 * torch.randn(64, 16, generator=generator))
+    step = orthogonal(gradient)
+    assert (orthogonal(other) - step).norm() < 1e-5 * step.norm()
 
 
 def test_a_step_of_muon_is_as_long_by_entry_as_those_of_adam_usually_are() -> None:
