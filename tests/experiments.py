@@ -1,18 +1,17 @@
 """Experiments on a very small configuration, in this process or by the command, that tests look at and vary."""
 
 import json
-import os
 import random
 import shutil
-import sys
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from hydra import compose, initialize_config_dir
-from processes import LAUNCHER_VARIABLES
 
 from scae.command import values
 from scae.config import Config, parse
@@ -121,7 +120,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process of a distributed run."""
-    for name in LAUNCHER_VARIABLES:
+    for name in commands.LAUNCHER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
 
@@ -160,9 +159,6 @@ def untimed(metrics: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if not key.startswith("time/")}
 
 
-def python(*arguments: str, cwd: Path) -> tuple[list[str], dict[str, Any]]:
-    return [sys.executable, str(ROOT / "train.py"), *arguments], {
-        "cwd": cwd,
-        "env": os.environ | {"PYTHONPATH": str(ROOT)},
-        "text": True,
-    }
+def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`python train.py *arguments`, to its end."""
+    return commands.run(ROOT / "train.py", *arguments, cwd=cwd)

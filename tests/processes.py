@@ -1,12 +1,10 @@
 """Fits on two processes beside the same on one: a script that Lightning starts again for the other devices."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
+
 ROOT = Path(__file__).parents[1]
-LAUNCHER_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK", "SLURM_PROCID")
 HEAD = '''"""`python script.py DEVICES OUT`; Lightning starts this file again for the other devices."""
 import importlib.util, json, logging, os, sys
 from pathlib import Path
@@ -30,7 +28,5 @@ def write_script(folder: Path, body: str, **values: str) -> Path:
 
 def run_script(script: Path, devices: int, out: Path) -> None:
     """In a process of its own, which is no part of a distributed run."""
-    alone = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
-    command = [sys.executable, str(script), str(devices), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=alone)
+    done = commands.run(script, str(devices), out, cwd=script.parent, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -4,14 +4,13 @@ import functools
 import itertools
 import json
 import math
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from experiments import alone, configure, corpus, execute, python
+from experiments import alone, configure, corpus, execute, train
 from hydra import compose, initialize_config_dir
 
 from scae.command import values
@@ -169,8 +168,7 @@ def test_every_row_runs_to_the_end(row: dict[str, str], ends: tuple[str, ...], f
         plan = Plan(settle(config))
         connectivity.append(f"connectivity.path={plan.select(plan.chosen).folder / 'connections.safetensors'}")
     if row["trainer"] == "ddp":
-        command, options = python(*chosen, *connectivity, f"hydra.run.dir={tmp_path / 'out'}", cwd=tmp_path)
-        done = subprocess.run(command, capture_output=True, timeout=600, **options)
+        done = train(*chosen, *connectivity, f"hydra.run.dir={tmp_path / 'out'}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
         metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     else:

@@ -1,10 +1,8 @@
-"""The examples run as they stand, each in a folder of its own."""
+"""The examples run as they stand, in one folder, where each takes what the one before has made."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 from scae import train
@@ -12,11 +10,15 @@ from scae import train
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("examples")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
-def test_an_example_runs(example: Path, tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, example], cwd=tmp_path, env=environment, capture_output=True, text=True)
+def test_an_example_runs(example: Path, folder: Path) -> None:
+    done = commands.run(example, cwd=folder, environment={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-3000:]
     assert "nan" not in done.stdout.lower().split()
 

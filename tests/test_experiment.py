@@ -3,13 +3,24 @@
 import json
 import logging
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
-from experiments import SITES, TWINS, Finished, alone, configure, copied_model, execute, finished, python, variation
+from experiments import (
+    ROOT,
+    SITES,
+    TWINS,
+    Finished,
+    alone,
+    configure,
+    copied_model,
+    execute,
+    finished,
+    train,
+    variation,
+)
 
 from scae.config import ConfigError
 from scae.experiment.plan import Plan
@@ -240,10 +251,8 @@ def test_a_sweep_over_c_trains_the_model_and_the_suite_once(finished: Finished, 
     root = tmp_path / "root"
     overrides = [o for o in finished.overrides if not o.startswith("paths.")]
     overrides = [o for o in overrides if not o.startswith("connectivity.C")]
-    command, options = python(
-        "-m", "connectivity.C=2,8", *overrides, f"paths.artifacts={root}", "hydra.sweep.dir=sweep", cwd=tmp_path
-    )
-    done = subprocess.run(command, capture_output=True, timeout=300, **options)
+    arguments = ["-m", "connectivity.C=2,8", *overrides, f"paths.artifacts={root}", "hydra.sweep.dir=sweep"]
+    done = train(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
 
     def count(kind: str) -> int:
@@ -252,7 +261,7 @@ def test_a_sweep_over_c_trains_the_model_and_the_suite_once(finished: Finished, 
     assert [count(kind) for kind in ("model", "tokens", "pretrain", "select", "finetune")] == [1, 1, 1, 4, 2]
     assert "Traceback" not in done.stderr
     made = {path: path.stat().st_mtime_ns for path in root.glob("*/artifact.json")}
-    forced = subprocess.run([*command, "force=[pretrain]"], capture_output=True, timeout=300, **options)
+    forced = train(*arguments, "force=[pretrain]", cwd=tmp_path)
     assert forced.returncode == 0, forced.stderr[-4000:]
     assert forced.stderr.count("pretrain: done in") == 1, "once for both jobs"
     kept = {path.name.split("-")[0] for path in (p.parent for p in made if p.stat().st_mtime_ns == made[p])}
@@ -267,8 +276,8 @@ def test_a_sweep_over_c_trains_the_model_and_the_suite_once(finished: Finished, 
     assert list(sweep.glob("*.png"))
 
     (sweep / "sweep.md").unlink()
-    rebuilt = [sys.executable, "-m", "scae.report", str(sweep)]
-    subprocess.run(rebuilt, check=True, timeout=60, cwd=tmp_path, env=options["env"], capture_output=True)
+    rebuilt = commands.run("-m", "scae.report", sweep, cwd=tmp_path, environment={"PYTHONPATH": str(ROOT)})
+    assert rebuilt.returncode == 0, rebuilt.stderr
     assert (sweep / "sweep.md").read_text() == table
 
 
@@ -280,8 +289,7 @@ def test_two_devices_by_command(finished: Finished, tmp_path: Path) -> None:
     overrides = [o for o in finished.overrides if not o.startswith("paths.")]
     two = ("trainer=ddp", "trainer.accelerator=cpu", "pretrain.loss.recon.kind=mse", "loss.recon.kind=mse")
     overrides = [*[o for o in overrides if o != "trainer=cpu"], *two]
-    command, options = python(*overrides, f"paths.artifacts={root}", "hydra.run.dir=out", cwd=tmp_path)
-    done = subprocess.run(command, capture_output=True, timeout=300, **options)
+    done = train(*overrides, f"paths.artifacts={root}", "hydra.run.dir=out", cwd=tmp_path)
     told = [line for line in done.stderr.splitlines() if "Error" in line]
     assert done.returncode == 0, "\n".join([*told, done.stderr[-2000:]])
     two_devices = json.loads((tmp_path / "out" / "metrics.json").read_text())

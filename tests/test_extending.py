@@ -1,14 +1,14 @@
 """docs/extending.md: every diff applies to the repository as it is, and its command uses what it adds."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
+from experiments import train
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -29,11 +29,21 @@ def block(section: str, language: str) -> str:
     return found[1]
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifacts: the trained language model, which no section changes."""
+    folder = tmp_path_factory.mktemp("model")
+    done = train("experiment=smoke", "trainer=cpu", "stages=[model]", cwd=folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "artifacts"
+
+
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
+def copy(model: Path, tmp_path: Path) -> Path:
     for name in ("scae", "conf"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc"))  # with compiled kernels
     shutil.copy(ROOT / "train.py", tmp_path)
+    shutil.copytree(model, tmp_path / "artifacts")
     return tmp_path
 
 
@@ -58,13 +68,7 @@ def test_what_a_diff_adds_can_be_used(section: str, copy: Path) -> None:
     subprocess.run(["git", "apply", "-"], input=block(section, "diff"), text=True, cwd=copy, check=True)
     command = block(section, "bash").split()
     assert command[:2] == ["python", "train.py"]
-    done = subprocess.run(
-        [sys.executable, *command[1:], "trainer=cpu", "hydra.run.dir=run"],
-        cwd=copy,
-        env=os.environ | {"PYTHONPATH": str(copy)},
-        capture_output=True,
-        text=True,
-    )
+    done = commands.run(copy / "train.py", *command[2:], "trainer=cpu", "hydra.run.dir=run", cwd=copy)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((copy / "run" / "metrics.json").read_text())["pruned/ce"] > 0
     left = [file for file in copy.rglob("*") if file.suffix in (".json", ".csv") and file.is_file()]

@@ -2,15 +2,17 @@
 
 import errno
 import logging
+import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Running
 from experiments import (
+    ROOT,
     TWINS,
     Finished,
     alone,
@@ -19,7 +21,6 @@ from experiments import (
     execute,
     finished,
     made,
-    python,
     untimed,
     variation,
 )
@@ -102,17 +103,16 @@ def test_a_killed_run_resumes_where_it_was(
     )
     artifact = Plan(killed).pretrain
     overrides = [o for o in (*finished.overrides, *long) if not o.startswith("paths.")]
-    command, options = python(*overrides, f"paths.artifacts={roots[0]}", "stages=[pretrain]", cwd=tmp_path)
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, **options)
-        patience = time.monotonic() + 120
-        while not (artifact.partial / "last.ckpt").exists():
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < patience
-            time.sleep(0.02)
-        time.sleep(0.3)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    overrides += [f"paths.artifacts={roots[0]}", "stages=[pretrain]"]
+    process = Running(ROOT / "train.py", *overrides, cwd=tmp_path)
+    patience = time.monotonic() + 120
+    while not (artifact.partial / "last.ckpt").exists():
+        assert process.runs, process.told()
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.done().returncode == -signal.SIGKILL
     assert not artifact.is_complete, "it was over before it was killed: give it more steps"
 
     with caplog.at_level(logging.INFO):

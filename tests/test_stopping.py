@@ -3,15 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
-from experiments import MICRO, ROOT, corpus
-from processes import LAUNCHER_VARIABLES
+from experiments import MICRO, ROOT, corpus, untimed
 
 STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 STOP_AT = {
@@ -26,12 +24,13 @@ FITS = ("model", "pretrain", "finetune")
 STAGES = dict.fromkeys(STATUS, tuple(STOP_AT)) | {signal.SIGINT: ("pretrain", "analyze")}
 """SIGINT is caught as SIGTERM is: in a fit, and outside of one."""
 LOGGED = ("logger.every=2",)
-SITECUSTOMIZE = '''
-"""Send a signal to the first process of the command when a function has returned for the n-th time."""
-import importlib.util, os, sys
+PROGRAM = '''
+"""`stop.py MODULE:FUNCTION:N SIGNAL WHOM train.py OVERRIDES`: the command, which is sent a signal when a function has
+returned for the n-th time. Processes that it starts run train.py."""
+import importlib.util, os, runpy, sys
 
-module, name, n = os.environ["TEST_STOP_AT"].split(":")
-signum, group = int(os.environ["TEST_SIGNAL"]), "TEST_GROUP" in os.environ
+_, at, signum, whom, *sys.argv = sys.argv
+module, name, n = at.split(":")
 calls = 0
 
 class Finder:
@@ -55,13 +54,14 @@ def wrap(loaded):
         returned = function(*args, **kwargs)
         calls += 1
         if calls == int(n):
-            os.killpg(0, signum) if group else os.kill(os.getpid(), signum)
+            os.killpg(0, int(signum)) if whom == "group" else os.kill(os.getpid(), int(signum))
         return returned
 
     setattr(owner, last, counting)
 
-if "LOCAL_RANK" not in os.environ:
-    sys.meta_path.insert(0, Finder)
+sys.meta_path.insert(0, Finder)
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
 '''
 
 pytestmark = pytest.mark.slow
@@ -72,40 +72,30 @@ class Command:
 
     def __init__(self, folder: Path, *overrides: str) -> None:
         self.folder, self.root = folder, folder / "artifacts"
-        (folder / "site").mkdir(parents=True)
-        (folder / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
-        self.overrides = [*overrides, f"paths.artifacts={self.root}"]
+        folder.mkdir(exist_ok=True)
+        (folder / "stop.py").write_text(PROGRAM)
+        self.overrides = (*overrides, f"paths.artifacts={self.root}")
 
     def stop(self, stage: str, signum: int, *overrides: str, group: bool = False) -> tuple[int, str]:
         """Its exit status and what it wrote to stderr when it was stopped in a stage."""
-        asks = {"TEST_STOP_AT": STOP_AT[stage], "TEST_SIGNAL": str(int(signum))}
-        return self._run({"PYTHONPATH": f"{self.folder / 'site'}:{ROOT}"} | asks, *overrides, group=group)
+        asked = (STOP_AT[stage], str(int(signum)), "group" if group else "itself")
+        return self._run(self.folder / "stop.py", *asked, ROOT / "train.py", *overrides, *self.overrides)
 
     def finish(self) -> tuple[dict[str, Any], dict[str, float]]:
-        """Run to the end; what the artifacts hold, and the metrics without times."""
-        status, told = self._run({"PYTHONPATH": str(ROOT)}, f"hydra.run.dir={self.folder / 'run'}")
+        """Run to the end; what the artifacts hold, and the metrics without times, none where none were made."""
+        status, told = self._run(ROOT / "train.py", *self.overrides, f"hydra.run.dir={self.folder / 'run'}")
         assert status == 0, told
-        metrics = json.loads((self.folder / "run" / "metrics.json").read_text())
-        return content(self.root), {name: value for name, value in metrics.items() if not name.startswith("time/")}
+        written = self.folder / "run" / "metrics.json"
+        return content(self.root), untimed(json.loads(written.read_text()) if written.exists() else {})
 
-    def _run(self, variables: dict[str, str], *overrides: str, group: bool = False) -> tuple[int, str]:
-        environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
-        environment |= variables
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *overrides, *self.overrides],
-            cwd=self.folder,
-            env=environment | ({"TEST_GROUP": "1"} if group else {}),
-            start_new_session=True,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        told = process.communicate(timeout=300)[1]
+    def _run(self, *arguments: str | Path) -> tuple[int, str]:
+        running = commands.Running(*arguments, cwd=self.folder)
+        done = running.done()
         patience = time.monotonic() + 20
-        while has_processes(process.pid):
-            assert time.monotonic() < patience, f"processes are left\n{told}"
+        while has_processes(running.pid):
+            assert time.monotonic() < patience, f"processes are left\n{done.stderr}"
             time.sleep(0.1)
-        return process.returncode, told
+        return done.returncode, done.stderr
 
 
 def has_processes(group: int) -> bool:
@@ -192,9 +182,7 @@ def test_the_best_suite_survives_a_kill(text: str, tmp_path: Path) -> None:
             assert command.stop(stage, signal.SIGKILL)[0] == -9
             (partial,) = command.root.glob("*.partial")
             assert (partial / "last.ckpt").exists()
-        status, told = command._run({"PYTHONPATH": str(ROOT)}, f"hydra.run.dir={command.folder / 'run'}")
-        assert status == 0, told
-        made.append(content(command.root))
+        made.append(command.finish()[0])
     whole, killed = made
     (note,) = (
         value for name, value in whole.items() if name.startswith("pretrain-") and name.endswith("artifact.json")

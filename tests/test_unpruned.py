@@ -2,12 +2,11 @@
 
 import json
 import math
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from experiments import alone, configure, execute, python
+from experiments import alone, configure, execute, train
 
 from scae import open_run
 from scae.config import ConfigError
@@ -66,8 +65,7 @@ def test_sites_without_a_path(
 
 def test_an_unpruned_run_is_opened(artifacts: Path, tmp_path: Path) -> None:
     own = [f"paths.artifacts={artifacts}", f"hydra.run.dir={tmp_path / 'out'}"]
-    command, options = python(*SHORT, *own, "sites=resid", "sites.layers=[1]", cwd=tmp_path)
-    done = subprocess.run(command, capture_output=True, timeout=300, **options)
+    done = train(*SHORT, *own, "sites=resid", "sites.layers=[1]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     run = open_run(tmp_path / "out")
     assert run.config.stages == ["model", "activations", "pretrain", "evaluate", "analyze"]
