@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from functools import cache
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
 
 LIBRARIES = (
     *("torch", "lightning", "transformer_lens.model_bridge", "transformers", "datasets"),
@@ -78,7 +77,7 @@ def _server() -> ForkServerContext:
     return context
 
 
-def _become(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[Path]) -> Any:
+def _become(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[Path]) -> None:
     os.setsid()
     for number, path in enumerate(streams, start=1):
         with open(path, "wb") as file:

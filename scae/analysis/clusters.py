@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, no_type_check
 
-import numba
 import numpy as np
 import torch
 from numba import njit, prange
@@ -24,6 +23,7 @@ from numba import njit, prange
 from scae.analysis.coactivation import Coactive
 from scae.analysis.sparse import Codes
 from scae.core.typing import Int, Tensor
+from scae.kernels.threads import threads
 from scae.sites import Site
 
 SMALLEST = 1e-3
@@ -125,7 +125,7 @@ def _markov(crow: np.ndarray, row: np.ndarray, weight: np.ndarray, inflation: fl
 def _step(
     crow: np.ndarray, row: np.ndarray, weight: np.ndarray, inflation: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    n, chunks = len(crow) - 1, numba.get_num_threads()
+    n, chunks = len(crow) - 1, threads()
     room = int(1 / SMALLEST)
     rows, weights, counts = [], [], []
     for start in range(0, n, 4096):  # columns whose widest result is held at a time

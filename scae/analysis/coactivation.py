@@ -20,13 +20,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import no_type_check
 
-import numba
 import numpy as np
 import torch
 from numba import njit, prange
 
 from scae.analysis.sparse import Codes
 from scae.core.typing import Float, Int, Tensor
+from scae.kernels.threads import threads
 from scae.sites import Site
 
 
@@ -62,7 +62,7 @@ def coactive(codes: Mapping[Site, Codes], *, n_live: int, top: int = 8) -> dict[
             _pairs(
                 ours.feature_crow, ours.token, ours.by_feature, *moments[site],
                 theirs.crow, theirs.feature, theirs.value, *moments[other], theirs.feature_crow,
-                n_live, number, other == site, best, at, numba.get_num_threads(),
+                n_live, number, other == site, best, at, threads(),
             )  # fmt: skip
         best[at[..., 0] < 0] = np.nan
         measures = (torch.from_numpy(best[..., i]).float() for i in range(3))

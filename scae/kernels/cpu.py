@@ -7,7 +7,6 @@ computed in float32. (`no_type_check`: numba compiles a function, and not what a
 
 from typing import no_type_check
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,6 +16,7 @@ from scae.core.typing import Bool, Float, Int, Tensor
 from scae.kernels.arrivals import Arrivals, move
 from scae.kernels.code import SparseCode, pointers
 from scae.kernels.lanes import in_lanes, spread, spread_backward
+from scae.kernels.threads import threads
 
 BLOCK = 64
 """Entries that are looked at again together, or not at all."""
@@ -27,7 +27,7 @@ def largest(
 ) -> tuple[Int[Tensor, " token_plus_1"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
     """See `reference.largest`; bisection on the bits of what the largest of each group of entries let through."""
     wide = _wide(pre)
-    values, chunks = _array(wide), numba.get_num_threads()
+    values, chunks = _array(wide), threads()
     bits = values.view(np.int64 if wide.dtype == torch.float64 else np.int32)
     found, counts = np.empty((len(bits), k), dtype=np.uint32), np.empty(len(bits), dtype=np.int64)
     groups = min(max(2 * k, BLOCK), bits.shape[1])
@@ -110,14 +110,14 @@ def arrive(arrivals: Arrivals) -> Float[Tensor, "token down"]:
         _arrive_in_place(*walk, _array(weight), _array(mover), _array(out))
     else:
         contributions = weight.new_empty(n_tokens, weight.shape[1], edges.n_down)
-        spread(*walk, _array(in_lanes(weight)), _array(contributions), numba.get_num_threads())
+        spread(*walk, _array(in_lanes(weight)), _array(contributions), threads())
         out = move(mover, contributions)
     return out.to(arrivals.mover.dtype)
 
 
 def arrive_backward(arrivals: Arrivals, grad: SparseCode) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "edge head"]]:
     """See `reference.arrive_backward`; walks the in-edges of the features that have a gradient."""
-    edges, mover, chunks = arrivals.edges, _wide(arrivals.mover), numba.get_num_threads()
+    edges, mover, chunks = arrivals.edges, _wide(arrivals.mover), threads()
     by_down = _wide(arrivals.weight).index_select(0, edges.to_down)
     up, in_edges = arrivals.upstream, (_array(edges.down_ptr), _array(edges.up_by_down))
     crow, col, value = _array(up.crow), _array(up.col), _array(_wide(up.value))

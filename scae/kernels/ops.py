@@ -42,7 +42,10 @@ def backend_for(tensor: Tensor) -> ModuleType:
     name = _forced[-1] if _forced else tensor.device.type
     if name not in ("cpu", "cuda"):
         name = "reference"
-    return import_module(f"scae.kernels.{name}")  # cuda needs triton, which comes with torch's own builds for CUDA
+    backend = import_module(f"scae.kernels.{name}")  # cuda needs triton, which comes with torch's own builds for CUDA
+    if name == "cpu":
+        backend.threads()
+    return backend
 
 
 def largest(pre: Float[Tensor, "token feature"], k: int, live: Bool[Tensor, " token"]) -> SparseCode:
