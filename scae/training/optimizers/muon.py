@@ -1,6 +1,7 @@
 """Muon for matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), Adam for the rest.
 
-m <- momentum m + (1 - momentum) g
+With m, the running mean of the gradient g:
+
 W <- W - 0.2 lr sqrt(max(rows, columns)) O      O = U V^T of (1 - momentum) g + momentum m = U S V^T, nearly
 
 The factor makes a step as long, by entry, as Adam's usually is (Liu et al. 2025, "Muon is Scalable for LLM Training"),
@@ -15,6 +16,7 @@ import torch
 
 from scae.config import MuonOptimizer
 from scae.core.typing import Float, Tensor
+from scae.training.optimizers.averaged import Averaged
 from scae.training.optimizers.learner import Group, Learner, loss_of
 
 STEPS = 5
@@ -40,24 +42,10 @@ def orthogonal(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows col
     return found if matrix.shape[0] <= matrix.shape[1] else found.T
 
 
-class Muon(torch.optim.Optimizer):
-    def __init__(self, groups: list[dict], *, momentum: float) -> None:
-        super().__init__(groups, {"momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = loss_of(closure)
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["mean"] = torch.zeros_like(weight)
-                mean = state["mean"].lerp_(weight.grad, 1 - group["momentum"])
-                step = orthogonal(weight.grad.lerp(mean, group["momentum"]))
-                weight.add_(step, alpha=-0.2 * group["lr"] * max(weight.shape) ** 0.5)
-        return loss
+class Muon(Averaged):
+    @staticmethod
+    def along(gradient: Tensor, mean: Tensor, momentum: float) -> Tensor:
+        return 0.2 * max(mean.shape) ** 0.5 * orthogonal(gradient.lerp(mean, momentum))
 
 
 class MuonAndAdam(torch.optim.Optimizer):
