@@ -1,4 +1,4 @@
-"""What the optimisers have in common that step along something made of a gradient and its running mean.
+"""An optimiser that steps along something made of a gradient and its running mean: Signum, and Muon of matrices.
 
 m <- momentum m + (1 - momentum) g
 w <- w - lr along(g, m)
@@ -12,15 +12,14 @@ import torch
 from scae.core.typing import Tensor
 from scae.training.optimizers.learner import loss_of
 
+Along = Callable[[Tensor, Tensor, float], Tensor]
+"""(gradient, mean, momentum) -> the step of one weight at a rate of one."""
+
 
 class Averaged(torch.optim.Optimizer):
-    def __init__(self, groups: list[dict], *, momentum: float) -> None:
+    def __init__(self, groups: list[dict], along: Along, *, momentum: float) -> None:
+        self._along = along
         super().__init__(groups, {"momentum": momentum})
-
-    @staticmethod
-    def along(gradient: Tensor, mean: Tensor, momentum: float) -> Tensor:
-        """The step at a rate of one, of one weight."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -34,5 +33,5 @@ class Averaged(torch.optim.Optimizer):
                 if not state:
                     state["mean"] = torch.zeros_like(weight)
                 mean = state["mean"].lerp_(weight.grad, 1 - momentum)
-                weight.add_(self.along(weight.grad, mean, momentum), alpha=-group["lr"])
+                weight.add_(self._along(weight.grad, mean, momentum), alpha=-group["lr"])
         return loss

@@ -42,16 +42,14 @@ def orthogonal(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows col
     return found if matrix.shape[0] <= matrix.shape[1] else found.T
 
 
-class Muon(Averaged):
-    @staticmethod
-    def along(gradient: Tensor, mean: Tensor, momentum: float) -> Tensor:
-        return 0.2 * max(mean.shape) ** 0.5 * orthogonal(gradient.lerp(mean, momentum))
+def orthogonal_step(gradient: Tensor, mean: Tensor, momentum: float) -> Tensor:
+    return 0.2 * max(mean.shape) ** 0.5 * orthogonal(gradient.lerp(mean, momentum))
 
 
 class MuonAndAdam(torch.optim.Optimizer):
     """Both as one, since a fit has one optimiser: the groups and the state of both are its own."""
 
-    def __init__(self, muon: Muon, adam: torch.optim.Adam) -> None:
+    def __init__(self, muon: Averaged, adam: torch.optim.Adam) -> None:
         self._parts = (muon, adam)
         super().__init__([group for part in self._parts for group in part.param_groups], {})
 
@@ -71,4 +69,4 @@ def build(config: MuonOptimizer, groups: list[Group]) -> Learner:
     matrices = [group.of([p for p in group.parameters if p.ndim == 2]) for group in groups]
     others = [group.of([p for p in group.parameters if p.ndim != 2]) for group in groups]
     adam = torch.optim.Adam(others, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
-    return Learner(MuonAndAdam(Muon(matrices, momentum=config.momentum), adam))
+    return Learner(MuonAndAdam(Averaged(matrices, orthogonal_step, momentum=config.momentum), adam))

@@ -6,11 +6,9 @@ from scae.training.optimizers.averaged import Averaged
 from scae.training.optimizers.learner import Group, Learner
 
 
-class Signum(Averaged):
-    @staticmethod
-    def along(gradient: Tensor, mean: Tensor, momentum: float) -> Tensor:
-        return mean.sign()
+def signs(gradient: Tensor, mean: Tensor, momentum: float) -> Tensor:
+    return mean.sign()
 
 
 def build(config: SignumOptimizer, groups: list[Group]) -> Learner:
-    return Learner(Signum([group.all for group in groups], momentum=config.momentum))
+    return Learner(Averaged([group.all for group in groups], signs, momentum=config.momentum))
