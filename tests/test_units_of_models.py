@@ -1,5 +1,6 @@
 """I7 on real models, by the command itself: a model in other units gives the same experiment, to the last bit."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ SMALL = (
     "experiment=smoke",
     "trainer=cpu",
     "trainer.progress=false",
+    "logger.every=1",
     "sae.features=64",
     "sae.expansion=null",
     "sae.k=4",
@@ -24,6 +26,8 @@ SMALL = (
     "finetune.refit.tokens=512",
     "finetune.steps=6",
     "finetune.regrow.every=2",
+    "finetune.revive.every=2",
+    "finetune.revive.after=64",
     "evaluation.tokens=1024",
     "evaluation.batch_size=8",
     "analysis.edges=2",
@@ -78,3 +82,6 @@ def test_a_real_model_in_other_units_is_the_same_experiment(name: str, sae: str,
     assert ours == theirs
     assert ours["pruned/fvu_mean"] > 0
     assert ours["connectivity/regrown"] > 0
+    (log,) = (tmp_path / "a" / "artifacts").glob("finetune-*/logs/metrics.csv")
+    let_in = [float(row["train/revived"] or 0) for row in csv.DictReader(log.read_text().splitlines())]
+    assert sum(let_in) > 0 or (name, sae) == ("stories260K", "batchtopk"), "there, none that is silent is of use"
