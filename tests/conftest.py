@@ -20,14 +20,18 @@ if not os.path.exists("/dev/nvidiactl"):
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-SHAPED = 3000  # calls of a test whose shapes are checked: a check takes longer than what many of the calls do
+SHAPED = 1000  # calls of a test whose shapes are checked: a check takes longer than what many of the calls do
 _shaped = 0
 VOCAB, D_MODEL, POS = 40, 16, 7
 ARCHITECTURES = ("gpt2", "neox", "llama")
 
 
 def pytest_configure() -> None:
-    """Switch the checks of shapes off after `SHAPED` calls of a test: jaxtyping looks at its switch at every call."""
+    """Check the shapes that functions and dataclasses are annotated with, in the first `SHAPED` calls of a test.
+
+    jaxtyping looks at its switch at every call. What has no shape is left to mypy, and a function inside another is not
+    checked: to decorate it anew at every call takes longer than what many of them do.
+    """
     import jaxtyping
 
     def off(config: Any) -> bool:
@@ -35,7 +39,15 @@ def pytest_configure() -> None:
         _shaped += 1
         return _shaped > SHAPED
 
+    def shaped(*, typechecker: Any) -> Callable[[Any], Any]:
+        def decorate(one: Any) -> Any:
+            has_shapes = any("jaxtyping." in repr(hint) for hint in getattr(one, "__annotations__", {}).values())
+            return jaxtyped(one, typechecker=typechecker) if has_shapes and "<locals>" not in one.__qualname__ else one
+
+        return decorate
+
     if not jaxtyping.config.jaxtyping_disable:
+        jaxtyped, jaxtyping.jaxtyped = jaxtyping.jaxtyped, shaped
         type(jaxtyping.config).jaxtyping_disable = property(off)
 
 

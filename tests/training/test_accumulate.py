@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_fit import state, trainer, training
+from fits import state, trainer, training
 
 from scae.config import Logger
 from scae.data import TokenWindows, WindowModule

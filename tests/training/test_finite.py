@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_fit import training
+from fits import training
 
 from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import Logger, TinyModel, TrainerConfig

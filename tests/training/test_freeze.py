@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from test_fit import objective, run, state
+from fits import objective, run, state
 
 from scae.config import AuxK
 from scae.lm import LanguageModel

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_fit import data, trainer, training
+from fits import data, trainer, training
 
 from scae.config import Logger
 from scae.data import TokenWindows

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from fits import Interrupted, Interrupting, between_steps, objective, run, state, training
 from hypothesis import given
 from hypothesis import strategies as st
-from test_fit import Interrupted, Interrupting, between_steps, objective, run, state, training
 from torch import nn
 
 from scae.artifacts.checkpoints import CHECKPOINT

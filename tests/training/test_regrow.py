@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_fit import Interrupted, between_steps, finetune, objective, state, training
+from fits import Interrupted, between_steps, finetune, objective, state, training
 
 from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import Regrow

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_fit import Interrupted, between_steps, finetune, state, training
+from fits import Interrupted, between_steps, finetune, state, training
 from test_refit import preactivations
 
 from scae.artifacts.checkpoints import CHECKPOINT

@@ -7,8 +7,8 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from fits import Interrupted, between_steps, objective, state, trainer, training
 from safetensors.torch import load_file
-from test_fit import Interrupted, between_steps, objective, state, trainer, training
 
 from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import AuxK

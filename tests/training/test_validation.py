@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from test_fit import Interrupted, between_steps, objective, state, trainer, training
+from fits import Interrupted, between_steps, objective, state, trainer, training
 
 from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import AuxK, Validation

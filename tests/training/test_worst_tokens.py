@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_fit import training
+from fits import training
 
 from scae.config import Logger, TrainerConfig
 from scae.data import TokenWindows, WindowModule
