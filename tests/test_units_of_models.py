@@ -71,8 +71,7 @@ def metrics_of(model: Path, folder: Path, *overrides: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sae", ["topk", "batchtopk"])
-@pytest.mark.parametrize("name", ["stories260K", "babyllama105"])
+@pytest.mark.parametrize(("name", "sae"), [("stories260K", "topk"), ("babyllama105", "batchtopk")])
 def test_a_real_model_in_other_units_is_the_same_experiment(name: str, sae: str, tmp_path: Path) -> None:
     source = DATA / name
     if not source.is_dir():
@@ -84,4 +83,4 @@ def test_a_real_model_in_other_units_is_the_same_experiment(name: str, sae: str,
     assert ours["connectivity/regrown"] > 0
     (log,) = (tmp_path / "a" / "artifacts").glob("finetune-*/logs/metrics.csv")
     let_in = [float(row["train/revived"] or 0) for row in csv.DictReader(log.read_text().splitlines())]
-    assert sum(let_in) > 0 or (name, sae) == ("stories260K", "batchtopk"), "there, none that is silent is of use"
+    assert sum(let_in) > 0
