@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 def values(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, without the hydra node; raises ConfigError where a value is not there."""
-    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    raw: Any = OmegaConf.to_container(task, resolve=False)
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    raw.pop("hydra", None)
     missing = [key for key in _dotted(raw) if lookup(raw, key.split(".")) == "???"]
     if missing:
         raise cannot_run(missing_value(key, raw, Config) for key in missing)
@@ -33,10 +33,13 @@ def values(config: DictConfig) -> dict[str, Any]:
         if is_first_process():
             _warn_of_unread_l0(raw)
     try:
-        resolved: Any = OmegaConf.to_container(task, resolve=True)
+        return {key: _resolved(config[key]) for key in raw}
     except OmegaConfBaseException as error:
         raise cannot_run([_interpolation_problem(error, raw)]) from None
-    return resolved
+
+
+def _resolved(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _preset_problems(raw: Mapping[str, Any]) -> Iterator[str]:
