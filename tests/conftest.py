@@ -20,7 +20,7 @@ if not os.path.exists("/dev/nvidiactl"):
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-SHAPED = 1000  # calls of a test whose shapes are checked: a check takes longer than what many of the calls do
+SHAPED = 300  # calls of a test whose shapes are checked: a check takes longer than what many of the calls do
 _shaped = 0
 VOCAB, D_MODEL, POS = 40, 16, 7
 ARCHITECTURES = ("gpt2", "neox", "llama")
