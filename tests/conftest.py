@@ -4,6 +4,7 @@ torch and `scae` are imported inside the fixtures, so that tests which need neit
 """
 
 import copy
+import importlib
 import os
 import warnings
 from collections.abc import Callable
@@ -26,7 +27,7 @@ VOCAB, D_MODEL, POS = 40, 16, 7
 ARCHITECTURES = ("gpt2", "neox", "llama")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Check the shapes that functions and dataclasses are annotated with, in the first `SHAPED` calls of a test.
 
     jaxtyping looks at its switch at every call. What has no shape is left to mypy, and a function inside another is not
@@ -34,7 +35,13 @@ def pytest_configure() -> None:
     """
     import jaxtyping
 
-    def off(config: Any) -> bool:
+    if hasattr(config, "workerinput"):  # it comes to need them all; what scae is the first to import is compiled anew
+        from commands import LIBRARIES
+
+        for name in LIBRARIES:
+            importlib.import_module(name)
+
+    def off(_: Any) -> bool:
         global _shaped
         _shaped += 1
         return _shaped > SHAPED
