@@ -8,11 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import experiments
 import pytest
-from hydra import compose, initialize_config_dir
 
-from scae.command import values
-from scae.config import Config, parse
+from scae.config import Config
 from scae.data import train_tokenizer
 from scae.experiment import separator
 from scae.experiment.plan import Plan
@@ -30,8 +29,7 @@ Measure = Callable[..., list[tuple[str, list[Any]]]]
 def configure(folder: Path, *overrides: str) -> Config:
     text = [] if any(part.startswith("data.path=") for part in overrides) else [f"data.path={folder / 'text.jsonl'}"]
     paths = [f"paths.artifacts={folder / 'artifacts'}", f"paths.output={folder}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(values(compose("train", overrides=["model=local", "data=text", *paths, *text, *overrides])))
+    return experiments.configure("model=local", "data=text", *paths, *text, *overrides)
 
 
 @pytest.fixture

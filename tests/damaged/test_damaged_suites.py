@@ -11,16 +11,12 @@ from typing import Any
 import pytest
 import torch
 from damage import ANY, Damage, surprise
-from hydra import compose, initialize_config_dir
+from experiments import configure
 from safetensors.torch import load_file, save_file
 
-from scae.command import values
-from scae.config import parse
 from scae.connections import Connections
 from scae.suite import Suite
 from scae.suite.files import load, save
-
-CONF = Path(__file__).parents[2] / "conf"
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,7 @@ def kept(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Kept:
     lm, folder = build_tiny("gpt2").lm, tmp_path_factory.mktemp("suite")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = ["paths.output=out", "sae=topk", "sae.expansion=null", "sae.features=6", "sae.k=2"]
-        settings = parse(values(compose("train", overrides=overrides))).sae
+    settings = configure("paths.output=out", "sae=topk", "sae.expansion=null", "sae.features=6", "sae.k=2").sae
     suite = Suite.from_config(settings, all_sites(lm), lm)
     suite.connect(ragged(suite.layout))
     save(suite, folder)

@@ -16,10 +16,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from hydra import compose, initialize_config_dir
+from experiments import configure
 
-from scae.command import values
-from scae.config import HubModel, parse
+from scae.config import HubModel
 from scae.core.typing import Tensor
 from scae.lm import LanguageModel, open_model
 
@@ -171,8 +170,7 @@ def test_every_preset_is_tried() -> None:
 
 @pytest.mark.parametrize("name", LIKE)
 def test_it_names_a_model_of_the_hub(name: str) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        model = parse(values(compose("train", ["paths.output=out", f"model={name}"]))).model
+    model = configure("paths.output=out", f"model={name}").model
     assert isinstance(model, HubModel)
     owner, _, repository = model.name.partition("/")
     assert owner

@@ -12,7 +12,7 @@ from scae.config import Logger as LoggerConfig
 from scae.data import TokenWindows, WindowModule
 from scae.objectives import LossOutput, Objective
 from scae.suite import Mode, Suite
-from scae.training import Place, SuiteTraining, fit
+from scae.training import Place, SuiteTraining, Validate, fit
 
 STEPS = 16
 
@@ -102,10 +102,12 @@ def run(
     clip: float | None = 1.0,
     module: type[SuiteTraining] = SuiteTraining,
     callbacks: Sequence[Callback] = (),
-) -> None:
+    validate: Validate | None = None,
+) -> int:
+    """The number of steps."""
     config = config or training()
     folder.mkdir(exist_ok=True, parents=True)
-    fit(
+    return fit(
         module(suite, loss, config, mode=mode, clip=clip, identity={"artifact": "pretrain-1"}),
         data(windows, config.steps * accumulate),
         steps=config.steps,
@@ -115,6 +117,7 @@ def run(
         place=Place("pretrain", folder, "group", "pretrain"),
         seed=0,
         callbacks=callbacks,
+        validate=validate,
     )
 
 

@@ -46,9 +46,8 @@ tried = {tried}
 offers = {{"relu": ["penalty"], "jumprelu": ["penalty"], "matryoshka": ["partial"], "gated": ["penalty", "partial"]}}
 for activation in tried:
     for packed, windows in packing.items():
-        for loss, (mode, parts) in losses.items():
-            if loss not in tried[activation]:
-                continue
+        for loss in tried[activation]:
+            mode, parts = losses[loss]
             revival = AuxK(k=3, dead_after=100) if auxk in parts else None
             suite = tiny.make_suite.__wrapped__()(lm, activation=activation, n_features=20, auxk=revival)
             suite[suite.sites[0]].encoder.b.data[:2] = -30.0

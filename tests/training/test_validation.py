@@ -7,19 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fits
 import lightning
 import pytest
 import torch
-from fits import Interrupted, between_steps, objective, state, trainer, training
+from fits import Interrupted, between_steps, objective, state, training
 
 from scae.artifacts.checkpoints import CHECKPOINT
 from scae.config import AuxK, Validation
-from scae.config import Logger as LoggerConfig
 from scae.core.failures import NonFiniteError
-from scae.data import TokenWindows, WindowModule
+from scae.data import TokenWindows
 from scae.lm import LanguageModel
 from scae.suite import Mode, Suite
-from scae.training import Place, SuiteTraining, Validate, fit
+from scae.training import SuiteTraining, Validate
 
 Make = Callable[..., Any]
 STEPS, EVERY, CONTEXT, BATCH = 16, 3, 10, 4
@@ -57,20 +57,19 @@ def run(
     **changes: Any,
 ) -> tuple[int, Validate | None]:
     """The number of steps, and the validation."""
-    folder.mkdir(exist_ok=True, parents=True)
     validate = None
     if config is not None:
         validate = Validate("pretrain", suite, config, ASIDE, batch_size=BATCH)
-    trained = training(**changes)
-    steps = fit(
-        module(suite, objective(auxk=auxk), trained, mode=mode, clip=None, identity={"artifact": "pretrain-1"}),
-        WindowModule(train=TEXT, batch_size=BATCH, steps=trained.steps * accumulate, seed=5),
-        steps=trained.steps,
-        tokens_per_step=40,
-        trainer=trainer(accumulate=accumulate),
-        logger=LoggerConfig(kind="csv", every=5, project=None, mode=None),
-        place=Place("pretrain", folder, "group", "pretrain"),
-        seed=0,
+    steps = fits.run(
+        suite,
+        TEXT,
+        folder,
+        loss=objective(auxk=auxk),
+        mode=mode,
+        config=training(**changes),
+        accumulate=accumulate,
+        clip=None,
+        module=module,
         callbacks=callbacks,
         validate=validate,
     )
